@@ -1,0 +1,58 @@
+# Two commands for a fresh Debian 12 machine: `make drill` and `make test`. Each installs what is missing first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install drill test unit check format endurance lock schema clean
+
+help: ## show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## install everything that is missing: Debian's packages, the virtual environment, the lab's npm package
+
+$(STAMP): pyproject.toml requirements.lock deployments/lab/install.sh deployments/lab/app/package-lock.json
+	bash deployments/lab/install.sh
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable . --group dev
+	touch $@
+
+drill: install ## bring up the real two-site system, break its primary site under load, recover it, show the report
+	$(BIN)/relight drill
+
+test: install ## every test, on real processes
+	$(BIN)/python -m pytest
+
+unit: install ## the tests that need no process
+	$(BIN)/python -m pytest tests/unit
+
+check: install ## lint, types, import rules, shipped files
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	cd deployments/lab && ../../$(BIN)/mypy --strict --ignore-missing-imports *.py
+	$(BIN)/python -m pytest -q tests/unit/test_house.py
+	$(BIN)/relight validate runbooks
+
+format: install ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+endurance: install ## five failovers there and back for each fault, with figures
+	$(BIN)/python tests/benchmarks/endurance.py
+
+schema: install ## write runbooks/*.schema.json again, from the models
+	$(BIN)/python -m flows.engine.schema
+
+lock: ## write requirements.lock again, from the newest versions that pyproject.toml allows
+	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(VENV)/lock/bin/python -m pip install --quiet --editable . --group dev
+	$(VENV)/lock/bin/python -m pip freeze --exclude-editable > requirements.lock
+	rm -rf $(VENV)/lock
+
+clean: ## end the lab and remove what was installed here
+	-test -x $(BIN)/relight && $(BIN)/relight lab down
+	rm -rf $(VENV) deployments/lab/app/node_modules

@@ -1,0 +1,248 @@
+"""The command line: what acts. (What only reads is in ``cli_read``.) Every error ends here as one line and a code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from flows import cli_read
+from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption
+from flows.engine import eventloop, gameday, killswitch, launch, places, report, roles, view
+from flows.engine.findings import InvalidFiles
+from flows.engine.runner import Runner
+from tasks.errors import BadInput, RelightError
+from tasks.secrets import redact
+
+app = typer.Typer(
+    name="relight",
+    help="Bring a dark site back: plan, run and prove disaster-recovery runbooks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    epilog="Exit codes: 0 success, 1 failed or an objective missed, 2 bad usage or bad input, 3 refused by a safety"
+    " rule.",
+)
+app.add_typer(cli_read.app)
+
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
+
+
+def main() -> None:
+    """Entry point: the CLI's border, where errors become exit codes."""
+    places.set_defaults()
+    try:
+        app()
+    except SystemExit as e:
+        _leave(e.code if isinstance(e.code, int) else 0 if e.code is None else 1)
+    except InvalidFiles as e:
+        for finding in e.findings:
+            err.print(redact(str(finding)), style="red", soft_wrap=True)
+        _leave(2)
+    except RelightError as e:
+        err.print(f"relight: {redact(str(e))}", style="red", soft_wrap=True)
+        _leave(e.exit_code)
+    except KeyboardInterrupt:
+        err.print("relight: interrupted", style="red")
+        _leave(130)
+    except Exception as e:  # noqa: BLE001 - the CLI's border
+        err.print(f"relight: a bug: {type(e).__name__}; {_kept(traceback.format_exc())}", style="red", soft_wrap=True)
+        _leave(1)
+
+
+def _kept(text: str) -> str:
+    """Where the traceback is; itself, where no file can be written."""
+    folder = places.state_home() / "crashes"
+    file = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(redact(text), encoding="utf-8")
+    except OSError as e:
+        return f"its traceback cannot be kept in {folder} ({e.strerror}):\n{redact(text)}"
+    return f"the traceback is in {file}"
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a call that hangs in a thread, or Prefect's exit hooks for a server that is gone, would hold the
+    # process for minutes. What matters is on disk.
+    os._exit(code)
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(metavar="RUNBOOK", help="A runbook's name, or a path.")],
+    system_name: SystemOption,
+    mode: ModeOption = "forced",
+    leave: FromOption = None,
+    to: ToOption = None,
+    waive: Annotated[
+        list[str] | None, typer.Option("--waive", help="RULE=who and why, for example loss='J. Doe, ticket 12'.")
+    ] = None,
+    incident: Annotated[str | None, typer.Option("--incident-started", help="ISO 8601; default: now.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not use a Prefect server.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a runbook for real.
+
+    Example: `relight run failover --system lab`
+    """
+    request = launch.Request(
+        system_name, name, mode, roles.Wish(leave, to), _waivers(waive or []), _time(incident), trigger="cli"
+    )
+    _finish(_follow(request, offline=offline), as_json=as_json)
+
+
+def _waivers(asked: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one in asked:
+        rule, _, why = one.partition("=")
+        if rule not in ("loss", "fence") or not why.strip():
+            raise BadInput(f"--waive {one!r}: expected RULE=who and why, with RULE one of loss, fence")
+        found[rule] = why.strip()
+    return found
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"--incident-started {text!r}: expected ISO 8601, for example 2026-11-23T22:00:00Z") from None
+    if found.tzinfo is None:
+        raise BadInput(f"--incident-started {text!r} has no time zone; write it with Z or +01:00")
+    if found > datetime.now(UTC):
+        raise BadInput(f"--incident-started {text!r} is in the future")
+    return found.astimezone(UTC)
+
+
+def _follow(request: launch.Request | str, *, offline: bool) -> report.Report:
+    """Run (or resume, given a run id) with live progress; in Prefect's window too when a server is configured."""
+    import signal  # noqa: PLC0415 - only where a run is made
+
+    progress = view.Progress(err)
+
+    def started(runner: Runner, _folder: Path) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, runner.halt)
+
+    if not offline and os.environ.get("PREFECT_API_URL"):
+        # the terminal shows the run itself; Prefect's own log lines go to its server only
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        from flows import window  # noqa: PLC0415 - Prefect takes over a second to import
+
+        return window.follow(request, progress)
+    heard = launch.Listeners(progress.record, progress.began, progress.line, _ask if err.is_terminal else None, started)
+    try:
+        return eventloop.run(
+            launch.run(request, heard) if isinstance(request, launch.Request) else launch.resume(request, heard)
+        )
+    finally:
+        progress.close()
+
+
+def _ask(step: Any, error: RelightError) -> bool:
+    return typer.confirm(f"step {step.id} failed: {error}. Try it again?", err=True)
+
+
+def _finish(result: report.Report, *, as_json: bool) -> None:
+    if as_json:
+        print(result.to_json())
+    else:
+        out.print(view.report_view(result))
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def resume(
+    run_id: RunArgument = "last",
+    offline: Annotated[bool, typer.Option("--offline", help="Do not use a Prefect server.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a run that stopped or died, under its own id. What is true already is passed.
+
+    Example: `relight resume last`
+    """
+    _finish(_follow(run_id, offline=offline), as_json=as_json)
+
+
+@app.command()
+def pause(why: Annotated[str, typer.Argument(help="Why, and who.")]) -> None:
+    """Stop everything: no run starts, and none that runs changes anything more.
+
+    Example: `relight pause "network maintenance, J. Doe"`
+    """
+    file = killswitch.pause_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(why + "\n", encoding="utf-8")
+    out.print(f"paused ({file})", soft_wrap=True)
+
+
+@app.command()
+def unpause() -> None:
+    """Lift the pause."""
+    killswitch.pause_file().unlink(missing_ok=True)
+    out.print("not paused")
+
+
+@app.command()
+def drill(
+    fault: Annotated[
+        str, typer.Option("--fault", help="What to break: see `relight lab fault list`; or none.")
+    ] = "kill-primary",
+    mode: ModeOption = "forced",
+    synchronous: Annotated[bool, typer.Option("--sync/--async", help="The lab's replication.")] = True,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the lab running.")] = False,
+    prefect: Annotated[
+        bool, typer.Option("--prefect", help="Start a Prefect server too and show the run in it.")
+    ] = False,
+    system_name: Annotated[str, typer.Option("--system", "-s", help="Only the lab can be broken.")] = "lab",
+    offline: Annotated[bool, typer.Option("--offline", help="Do not use a Prefect server.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Break the lab under load, recover it, and count what the clients lost.
+
+    Example: `relight drill --fault site-gone`, `relight drill --fault none --mode graceful`
+    """
+    asked = gameday.Drill(
+        fault=fault, mode=mode, synchronous=synchronous, keep=keep, prefect=prefect, system=system_name
+    )
+    result = gameday.drill(
+        asked, lambda request: _follow(request, offline=offline), lambda text: err.print(f"· {text}", style="dim")
+    )
+    _finish(result, as_json=as_json)
+
+
+@app.command()
+def serve() -> None:
+    """Offer the flows to a Prefect server (PREFECT_API_URL) and run what is started there, until stopped.
+
+    Example: `PREFECT_API_URL=http://127.0.0.1:4200/api relight serve`
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        raise BadInput("relight serve needs a Prefect server: set PREFECT_API_URL (start one: prefect server start)")
+    from flows import serve as serving  # noqa: PLC0415 - Prefect takes over a second to import
+
+    serving.serve()
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def lab(context: typer.Context) -> None:
+    """The real two-site system on this machine: up, down, status, fault, heal, load.
+
+    Example: `relight lab up`, `relight lab fault kill-primary`, `relight lab down`
+    """
+    script = places.data("deployments") / "lab" / "lab.py"
+    raise typer.Exit(subprocess.run([sys.executable, str(script), *context.args], check=False).returncode)

@@ -1,0 +1,217 @@
+"""The half of the command line that only reads: files, live systems, journals. Changes nothing anywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from flows.engine import eventloop, journal, launch, places, preview, report, roles, view
+from flows.engine import validate as validation
+from tasks import catalog
+from tasks.contract import Mode, Undoable
+
+app = typer.Typer()
+journal_app = typer.Typer(help="Look at a run's journal.", no_args_is_help=True)
+app.add_typer(journal_app, name="journal")
+
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
+
+SystemOption = Annotated[str, typer.Option("--system", "-s", help="A system's name (a folder of runbooks) or path.")]
+ModeOption = Annotated[Mode, typer.Option("--mode", help="forced: the site failed; graceful: a planned move.")]
+FromOption = Annotated[str | None, typer.Option("--from", help="The site to leave, if it cannot be told.")]
+ToOption = Annotated[str | None, typer.Option("--to", help="The site to go to, where there are several.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RunArgument = Annotated[str, typer.Argument(help="A run id, or `last`.")]
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+@app.command()
+def validate(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Files or folders; default: ./runbooks.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check system and runbook files; print every finding, not the first.
+
+    Example: `relight validate runbooks/lab`
+    """
+    asked = paths or [Path("runbooks") if Path("runbooks").is_dir() else places.data("runbooks")]
+    findings, files = validation.validate_paths(asked)
+    errors = sum(f.severity == "error" for f in findings)
+    if as_json:
+        _print_json({"files": files, "errors": errors, "findings": [f.model_dump() for f in findings]})
+    else:
+        for finding in findings:
+            out.print(str(finding), style="red" if finding.severity == "error" else "yellow", soft_wrap=True)
+        warnings = len(findings) - errors
+        out.print(f"{len(files)} files: {errors} errors, {warnings} warnings", style="red" if errors else "green")
+    if errors:
+        raise typer.Exit(2)
+
+
+@app.command()
+def plan(
+    name: Annotated[str, typer.Argument(metavar="RUNBOOK", help="A runbook's name, or a path.")],
+    system_name: SystemOption,
+    mode: ModeOption = "forced",
+    leave: FromOption = None,
+    to: ToOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Observe every step against the live system and say what would be done. Changes nothing.
+
+    Example: `relight plan failover --system lab`
+    """
+    request = launch.Request(system_name, name, mode, roles.Wish(leave, to))
+    ready, found, previews = eventloop.run(preview.observe(request))
+    if as_json:
+        _print_json(plan_json(ready, found, previews))
+        return
+    for warning in ready.warnings:
+        err.print(str(warning), style="yellow", soft_wrap=True)
+    by_name = found.by_name
+    title = f"{name} of {system_name} ({mode}): {by_name['failed']} → {by_name['target']}; nothing was changed"
+    out.print(view.plan_view(title, previews, ready.plan.worst_end_s))
+
+
+def plan_json(ready: launch.Ready, found: roles.Roles, previews: list[preview.Preview]) -> dict[str, Any]:
+    """What ``plan --json`` prints."""
+    return {
+        "runbook": ready.plan.runbook,
+        "system": ready.plan.system,
+        "mode": ready.plan.mode,
+        "digest": ready.plan.digest,
+        "roles": dict(found.by_name),
+        "roles_evidence": found.evidence,
+        "point_of_no_return": ready.plan.point_of_no_return,
+        "objectives": {
+            s.restores: {
+                "rto_s": ready.rto_s.get(s.restores),
+                "worst_case_s": round(ready.plan.worst_end_s[s.id], 3),
+                "critical_path": ready.plan.critical_path(s.id),
+            }
+            for s in ready.plan.steps
+            if s.restores
+        },
+        "warnings": [w.model_dump() for w in ready.warnings],
+        "steps": [
+            {
+                **p.step.describe(),
+                "worst_end_s": round(ready.plan.worst_end_s[p.step.id], 3),
+                "holds": p.seen.holds if p.seen else None,
+                "now": p.seen.summary if p.seen else None,
+                "changes": list(p.seen.changes) if p.seen else [],
+                "facts": p.seen.facts if p.seen else {},
+                "error": str(p.error) if p.error else None,
+            }
+            for p in previews
+        ],
+    }
+
+
+@app.command()
+def status(run_id: RunArgument = "last", as_json: JsonOption = False) -> None:
+    """Say where a run stands: what is done, what remains.
+
+    Example: `relight status last`
+    """
+    result = report.build(places.run_folder(run_id) / "journal.jsonl")
+    if as_json:
+        print(result.to_json())
+    else:
+        out.print(view.report_view(result))
+
+
+@app.command(name="report")
+def show_report(
+    run_id: RunArgument = "last",
+    as_json: JsonOption = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+) -> None:
+    """Print the report of a run, computed from its journal.
+
+    Example: `relight report last --markdown > report.md`
+    """
+    result = report.build(places.run_folder(run_id) / "journal.jsonl")
+    if as_json:
+        print(result.to_json())
+    elif as_markdown:
+        print(report.markdown(result))
+    else:
+        out.print(view.report_view(result))
+
+
+@app.command()
+def actions(as_json: JsonOption = False) -> None:
+    """List every action with its parameters.
+
+    Example: `relight actions --json`
+    """
+    listed = [
+        {
+            "action": name,
+            "summary": (cls.__doc__ or "").strip().splitlines()[0],
+            "phase": cls.phase.value,
+            "read_only": cls.read_only,
+            "irreversible": cls.irreversible,
+            "reversible": issubclass(cls, Undoable),
+            "parameters": ", ".join(sorted(f.alias or n for n, f in cls.model_fields.items())),
+        }
+        for name, cls in catalog.actions().items()
+    ]
+    if as_json:
+        _print_json(listed)
+        return
+    for one in listed:
+        out.print(Text.assemble((str(one["action"]), "bold"), f"  {one['summary']}  ", (str(one["parameters"]), "dim")))
+
+
+@journal_app.command()
+def verify(run_id: RunArgument = "last", as_json: JsonOption = False) -> None:
+    """Check the hash chain of a run's journal.
+
+    Example: `relight journal verify last`
+    """
+    path = places.run_folder(run_id) / "journal.jsonl"
+    found = journal.read(path)
+    if as_json:
+        _print_json(
+            {"path": str(path), "records": len(found.records), "head_sha256": found.head, "torn_bytes": len(found.torn)}
+        )
+    else:
+        torn = f"; a torn last line of {len(found.torn)} bytes" if found.torn else ""
+        out.print(f"{path}: {len(found.records)} records, chain holds, last {found.head}{torn}", soft_wrap=True)
+
+
+@app.command()
+def ready(
+    system_name: SystemOption,
+    name: Annotated[str, typer.Argument(metavar="RUNBOOK", help="The runbook that would have to work.")] = "failover",
+    mode: ModeOption = "graceful",
+    as_json: JsonOption = False,
+) -> None:
+    """Observe every step against the live system: would it work now? Exit 1 if not, with the reasons.
+
+    Example: `relight ready --system lab`
+    """
+    checked, found, previews = eventloop.run(preview.observe(launch.Request(system_name, name, mode)))
+    reasons = preview.unready(previews)
+    if as_json:
+        _print_json({"ready": not reasons, "reasons": reasons, **plan_json(checked, found, previews)})
+    else:
+        title = f"{name} of {system_name} ({mode})"
+        out.print(view.plan_view(title, previews, checked.plan.worst_end_s))
+        for reason in reasons:
+            out.print(f"not ready: {reason}", style="red")
+        if not reasons:
+            out.print("ready", style="bold green")
+    if reasons:
+        raise typer.Exit(1)

@@ -1,0 +1,297 @@
+"""Puts a run together: files to plan, roles, lease, journal, runner. Used by the CLI and by the Prefect flows alike."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import os
+import platform
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flows.engine import check, killswitch, places, report, runbook, system
+from flows.engine.findings import Finding
+from flows.engine.journal import FileJournal, Record, of_type, read
+from flows.engine.lease import FileLease
+from flows.engine.plan import Plan
+from flows.engine.providers import Components
+from flows.engine.roles import Roles, Wish, resolve
+from flows.engine.run import Run
+from flows.engine.runner import Runner
+from flows.engine.state import fold
+from flows.engine.stepping import Ask
+from tasks.clock import LoopClock
+from tasks.contract import Mode, RunInfo
+from tasks.errors import BadInput, RelightError
+from tasks.zones.protocol import Zone
+
+
+@dataclass(frozen=True)
+class Request:
+    """What someone asks for.
+
+    Attributes:
+        waivers: name of a safety rule -> who waives it and why; recorded.
+        incident_started_at, detected_at: where known (an alert, a drill); default is the start of the run.
+    """
+
+    system: str
+    runbook: str
+    mode: Mode = "forced"
+    wish: Wish = field(default_factory=Wish)
+    waivers: Mapping[str, str] = field(default_factory=dict)
+    incident_started_at: datetime | None = None
+    detected_at: datetime | None = None
+    trigger: str = "cli"
+    operator: str = ""
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who hears of a run while it goes.
+
+    Attributes:
+        record: each journal record, once durable.
+        began: (step id, attempt) when an attempt begins; not journaled, for views.
+        line: (step id, text) what is being waited for; not journaled.
+        ask: decides after a failed step with ``on_failure: ask``.
+        started: the runner and the run's folder, once both exist.
+    """
+
+    record: Callable[[Record], None] = lambda _record: None
+    began: Callable[[str, int], None] = lambda _step, _attempt: None
+    line: Callable[[str, str], None] = lambda _step, _text: None
+    ask: Ask | None = None
+    started: Callable[[Runner, Path], None] = lambda _runner, _folder: None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Files read, checked and turned into a plan; nothing observed yet."""
+
+    plan: Plan
+    loaded: system.LoadedSystem
+    book: runbook.LoadedRunbook
+    warnings: tuple[Finding, ...]
+
+    @property
+    def rto_s(self) -> dict[str, float]:
+        return {n: o.rto for n, o in self.loaded.system.objectives.items() if o.rto is not None}
+
+    @property
+    def rpo_s(self) -> dict[str, float]:
+        return {n: o.rpo for n, o in self.loaded.system.objectives.items() if o.rpo is not None}
+
+
+def prepare(name: str, book: str, mode: Mode) -> Ready:
+    """Read and check. Raises InvalidFiles and BadInput."""
+    places.check_imports()
+    places.set_defaults()
+    file = places.system_file(name)
+    loaded = system.load(file)
+    found = runbook.load(places.runbook_file(book, file.parent))
+    plan, warnings = check.plan(found, loaded, mode)
+    return Ready(plan, loaded, found, warnings)
+
+
+@contextlib.asynccontextmanager
+async def providers_of(ready: Ready) -> AsyncIterator[tuple[Components, LoopClock]]:
+    """The system's providers and the loop's clock; closed on leaving."""
+    clock = LoopClock()
+    components = Components(ready.loaded, clock)
+    components.build()  # importing a driver blocks the loop: before any time-out runs, not in the middle of a step
+    try:
+        yield components, clock
+    finally:
+        await components.aclose()
+
+
+async def run(request: Request, listeners: Listeners | None = None) -> report.Report:
+    """Run a runbook from the start. Raises BadInput, SafetyRefusal (before anything was touched), JournalUnwritable."""
+    heard = listeners or Listeners()
+    begun = datetime.now(UTC)
+    ready = prepare(request.system, request.runbook, request.mode)
+    async with providers_of(ready) as (components, clock):
+        killswitch.check()
+        run_id = new_run_id(begun, request)
+        lease = _lease(ready.plan.system, run_id, begun, await _newest_epoch(components))
+        try:
+            # Under the lease: a run that ends meanwhile may have swapped the roles.
+            roles = await resolve(ready.loaded.system, components, request.wish)
+            folder = places.state_home() / "runs" / run_id
+            journal = FileJournal(folder / "journal.jsonl")
+            incident = request.incident_started_at or begun
+            info = run_info(ready.plan, request, run_id, lease.epoch, incident)
+            going = _run(ready, info, roles, (components, clock), lease)
+            with contextlib.closing(journal):
+                runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask)
+                runner.record("run_started", **_header(ready, request, roles, info, begun))
+                return await _go(runner, folder, heard)
+        finally:
+            lease.release()
+
+
+async def resume(run_id: str, listeners: Listeners | None = None) -> report.Report:
+    """Go on with a run under its own id, its clock counting through. Raises BadInput when nothing is left to do."""
+    heard = listeners or Listeners()
+    folder = places.run_folder(run_id)
+    # Only read until the lease is held: opening a journal to write repairs its end, which a live run may be writing.
+    head = _resumable(folder.name, read(folder / "journal.jsonl").records)
+    ready = prepare(head["files"]["system"], head["files"]["runbook"], head["mode"])
+    if ready.plan.digest != head["plan"]["digest"]:
+        raise BadInput(
+            f"the files of run {folder.name} changed since it began, so its steps would not be the ones it did. Put"
+            f" them back ({head['files']['runbook']}, {head['files']['system']}) or start a new run."
+        )
+    async with providers_of(ready) as (components, clock):
+        killswitch.check()
+        lease = _lease(ready.plan.system, folder.name, datetime.now(UTC), await _newest_epoch(components))
+        try:
+            journal = FileJournal(folder / "journal.jsonl")
+            info = RunInfo(
+                run_id=folder.name,
+                system=head["system"],
+                runbook=head["runbook"],
+                mode=head["mode"],
+                epoch=lease.epoch,
+                incident_started_at=head["incident_started_at"],
+                waivers=head["waivers"],
+            )
+            going = _run(ready, info, Roles(head["roles"]), (components, clock), lease)
+            with contextlib.closing(journal):
+                _resumable(folder.name, journal.records)  # the run may have ended since it was looked at
+                runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask)
+                for record in journal.records:
+                    heard.record(record)  # so that a view shows what was done before
+                runner.record("run_resumed", epoch=lease.epoch, operator=_operator(""), torn_bytes=len(journal.torn))
+                return await _go(runner, folder, heard)
+        finally:
+            lease.release()
+
+
+def _resumable(run_id: str, records: tuple[Record, ...]) -> Record:
+    """The run's first record. Raises BadInput when there is nothing to go on with."""
+    head = next(of_type(records, "run_started"), None)
+    if head is None:
+        raise BadInput(f"run {run_id} never began: its journal has no run_started record. Start a new one.")
+    ended = fold(records).ended
+    if ended in ("succeeded", "objective_missed", "undone"):
+        raise BadInput(f"run {run_id} has ended ({ended}); there is nothing to resume")
+    return head
+
+
+async def _go(runner: Runner, folder: Path, heard: Listeners) -> report.Report:
+    heard.started(runner, folder)
+    await runner.go()
+    return write_report(folder)
+
+
+def write_report(folder: Path) -> report.Report:
+    """Compute the report from the journal and write report.json and report.md beside it, where there is room."""
+    result = report.build(folder / "journal.jsonl")
+    with contextlib.suppress(OSError):  # a full disk must not make a bug of a recovery; the journal has everything
+        _write(folder, result)
+    return result
+
+
+def _write(folder: Path, result: report.Report) -> None:
+    for name, text in (("report.json", result.to_json()), ("report.md", report.markdown(result))):
+        new = folder / f"{name}.new"
+        new.write_text(text + "\n", encoding="utf-8")
+        new.replace(folder / name)
+
+
+def _lease(name: str, run_id: str, now: datetime, floor: int) -> FileLease:
+    return FileLease.acquire(places.state_home() / "systems" / name, run_id, now, floor)
+
+
+async def _newest_epoch(components: Components) -> int:
+    """The newest epoch that any zone has seen: a fresh state folder must not start behind it."""
+    newest = 0
+    for _, zone in components.of(Zone):
+        for name, rdtype in zone.names():
+            try:
+                newest = max(newest, (await zone.read(name, rdtype)).epoch or 0)
+            except RelightError:
+                continue  # a zone that cannot be read now is checked by its own steps
+    return newest
+
+
+def _run(ready: Ready, info: RunInfo, roles: Roles, live: tuple[Components, LoopClock], lease: FileLease) -> Run:
+    def allowed() -> None:
+        killswitch.check()
+        lease.check()
+
+    components, clock = live
+    return Run(
+        info=info,
+        plan=ready.plan,
+        roles=roles.by_name,
+        rto_s=ready.rto_s,
+        rpo_s=ready.rpo_s,
+        components=components,
+        check=allowed,
+        clock=clock,
+        incident_started_at=datetime.fromisoformat(info.incident_started_at),
+    )
+
+
+def run_info(plan: Plan, request: Request, run_id: str, epoch: int, incident: datetime) -> RunInfo:
+    """What every step of the run is told about it."""
+    return RunInfo(
+        run_id=run_id,
+        system=plan.system,
+        runbook=plan.runbook,
+        mode=plan.mode,
+        epoch=epoch,
+        incident_started_at=incident.isoformat(timespec="microseconds"),
+        waivers=request.waivers,
+    )
+
+
+def new_run_id(now: datetime, request: Request) -> str:
+    """Sorts by time and says what it is: ``20261123T221930Z-failover-lab-3f9a``."""
+    book = Path(request.runbook).stem
+    name = Path(request.system).name.removesuffix(".yaml")
+    return f"{now:%Y%m%dT%H%M%SZ}-{book}-{name}-{secrets.token_hex(2)}"
+
+
+def _operator(asked: str) -> str:
+    return asked or os.environ.get("SUDO_USER") or getpass.getuser()
+
+
+def _header(ready: Ready, request: Request, roles: Roles, info: RunInfo, begun: datetime) -> dict[str, Any]:
+    files = {"system": ready.loaded.document.file, "runbook": ready.book.document.file}
+    plan = {"digest": ready.plan.digest, "steps": [s.describe() for s in ready.plan.steps]}
+    return {
+        "run_id": info.run_id,
+        "system": ready.plan.system,
+        "runbook": ready.plan.runbook,
+        "mode": info.mode,
+        "epoch": info.epoch,
+        "incident_started_at": info.incident_started_at,
+        "detected_at": (request.detected_at or begun).isoformat(timespec="microseconds"),
+        "requested_at": begun.isoformat(timespec="microseconds"),
+        "roles": dict(roles.by_name),
+        "roles_evidence": roles.evidence,
+        "waivers": dict(info.waivers),
+        "trigger": request.trigger,
+        "operator": _operator(request.operator),
+        "objectives": {"rto_s": ready.rto_s, "rpo_s": ready.rpo_s},
+        "plan": plan,
+        "files": {k: str(Path(v).resolve()) for k, v in files.items()},
+        "sha256": {k: hashlib.sha256(Path(v).read_bytes()).hexdigest() for k, v in files.items()},
+        "engine": {
+            "relight": version("relight"),
+            "python": platform.python_version(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        },
+    }

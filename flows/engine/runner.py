@@ -1,0 +1,142 @@
+"""Runs a plan. Decisions come from the journal alone (``state.decide``); an effect is journaled before it happens."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+
+from flows.engine.journal import Journal, JournalUnwritable, Record
+from flows.engine.objectives import Watch, all_met
+from flows.engine.plan import PlannedStep
+from flows.engine.run import Run
+from flows.engine.state import RunState, Verdict, advance, decide, fold
+from flows.engine.stepping import Ask, StepRun
+from flows.engine.verdict import concluded, reason
+
+
+@dataclass
+class Runner:
+    """One execution, in one event loop.
+
+    Attributes:
+        listen: called with every journal record, after it is durable.
+        began: called with (step id, attempt) when an attempt begins; not journaled.
+        report: called with (step id, line) for what people may want to watch; not journaled.
+        ask: what to do after a failed step with ``on_failure: ask``; True tries the step again.
+    """
+
+    run: Run
+    journal: Journal
+    listen: Callable[[Record], None] = lambda _record: None
+    began: Callable[[str, int], None] = lambda _step, _attempt: None
+    report: Callable[[str, str], None] = lambda _step, _line: None
+    ask: Ask | None = None
+    dice: random.Random = field(default_factory=random.Random)
+    state: RunState = field(init=False)
+    _halt: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _broken: JournalUnwritable | None = field(init=False, default=None)
+    _live: dict[str, tuple[StepRun | None, asyncio.Task[None]]] = field(init=False, default_factory=dict)
+    """What is under way; an undo has no StepRun of its own and is never interrupted."""
+
+    def __post_init__(self) -> None:
+        self.state = fold(self.journal.records)
+
+    def halt(self) -> None:
+        """Start nothing more; an effect under way ends first. For a signal handler of the loop."""
+        self._halt.set()
+
+    @property
+    def halted(self) -> bool:
+        return self._halt.is_set()
+
+    def check(self) -> None:
+        """Raises when nothing may be changed any more: the journal broke, the lease is lost, the kill switch is on."""
+        if self._broken is not None:
+            raise self._broken
+        self.run.check()
+
+    def record(self, kind: str, **body: object) -> Record:
+        """Append to the journal, advance the state, tell the listener. Raises JournalUnwritable."""
+        if self._broken is not None:
+            raise self._broken
+        try:
+            record = self.journal.append(self.run.clock.utc(), kind, **body)
+        except JournalUnwritable as e:
+            self._broken = e
+            raise
+        advance(self.state, record)
+        self.listen(record)
+        return record
+
+    async def go(self) -> Verdict:
+        """Run until nothing is left to do; journal the verdict. Raises JournalUnwritable."""
+        watch = Watch(self.run.rto_s, self.run.incident_started_at, self.run.plan, self.journal.records)
+        watching = asyncio.create_task(watch.go(self.run.clock, self.state, self.record))
+        try:
+            await self._steps()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+        met = all_met(self.journal.records, self.run.rto_s, self.run.rpo_s)
+        verdict = concluded(self.run.plan, self.state, objectives_met=met)
+        self.record("run_ended", verdict=verdict, reason=reason(self.run, self.state, verdict))
+        return verdict
+
+    async def _steps(self) -> None:
+        halting = asyncio.create_task(self._halt.wait())
+        try:
+            while self._advance():
+                waiting = {task for _, task in self._live.values()}
+                await asyncio.wait(
+                    waiting if halting.done() else {*waiting, halting}, return_when=asyncio.FIRST_COMPLETED
+                )
+                self._reap()
+                if self.halted:
+                    self._interrupt()
+        finally:
+            halting.cancel()
+            for _, task in self._live.values():
+                task.cancel()
+            await asyncio.gather(*(task for _, task in self._live.values()), return_exceptions=True)
+        if self._broken is not None:
+            raise self._broken
+
+    def _advance(self) -> bool:
+        """Start or skip what the journal says comes next; False when nothing is under way any more."""
+        decision = decide(self.run.plan, self.state, self._live)
+        if decision.undo and not self.halted:
+            self._start("undo", self._undo(decision.undo), None)
+            return True
+        for step_id, why in decision.skip.items():
+            StepRun(self, self.run.plan.by_id[step_id]).skip(why)
+        if decision.skip:
+            return self._advance()
+        if not self.halted and self._broken is None:
+            for step in decision.start:
+                stepping = StepRun(self, step)
+                self._start(step.id, stepping.go(), stepping)
+        return bool(self._live)
+
+    def _start(self, name: str, work: Coroutine[object, object, None], stepping: StepRun | None) -> None:
+        self._live[name] = (stepping, asyncio.create_task(work, name=name))
+
+    def _reap(self) -> None:
+        for name in [n for n, (_, task) in self._live.items() if task.done()]:
+            _, task = self._live.pop(name)
+            if not task.cancelled():
+                task.result()
+
+    def _interrupt(self) -> None:
+        for stepping, task in self._live.values():
+            if stepping is not None and stepping.interruptible:
+                task.cancel()
+
+    async def _undo(self, steps: tuple[PlannedStep, ...]) -> None:
+        """Undo each step in its own guard: a failed undo neither hides the first error nor skips the rest."""
+        if not self.state.undoing:
+            self.record("undo_started", steps=[s.id for s in steps])
+        for step in steps:
+            if not self.halted:
+                await StepRun(self, step).undo()

@@ -1,0 +1,111 @@
+"""The configuration sections of the scaling plan, loadable as written there. Percentages are 0-100, times seconds."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tasks.quantities import Change, ConditionText, Duration, Percent, ThresholdText
+
+Severity = Literal["info", "warning", "critical"]
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Levels(Strict):
+    """A metric's two thresholds, in the same unit."""
+
+    warning: ThresholdText
+    critical: ThresholdText
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.warning, self.critical
+        if low.unit != high.unit:
+            raise ValueError("warning and critical are in different units")
+        if isinstance(low.value, float) and isinstance(high.value, float) and low.value > high.value:
+            raise ValueError("warning is above critical")
+        return self
+
+
+class Scaling(Strict):
+    """``scaling``: what load is too much."""
+
+    cpu: Levels | None = None
+    memory: Levels | None = None
+    latency: Levels | None = None
+    errors: Levels | None = None
+
+
+class ScaleStep(Strict):
+    """One direction of scaling; ``cooldown`` in seconds."""
+
+    adjustment: Change
+    cooldown: Duration
+
+
+class AutoScaling(Strict):
+    """``auto_scaling``: limits and steps of the application servers."""
+
+    min_instances: int = Field(ge=0)
+    max_instances: int = Field(ge=1)
+    target_cpu_utilization: Percent
+    cooldown_period: Duration
+    scale_up: ScaleStep
+    scale_down: ScaleStep
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_instances > self.max_instances:
+            raise ValueError("min_instances is above max_instances")
+        if self.scale_up.adjustment <= 0 or self.scale_down.adjustment >= 0:
+            raise ValueError("scale_up adjusts by a positive number, scale_down by a negative one")
+        return self
+
+
+class Range(Strict):
+    """``min`` to ``max``, both included."""
+
+    min: int = Field(ge=0)
+    max: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError("min is above max")
+        return self
+
+
+class AutoVacuum(Strict):
+    """``threshold``: changed rows before a table is vacuumed."""
+
+    enabled: bool
+    threshold: int = Field(ge=0)
+
+
+class DatabaseSizing(Strict):
+    """``database``: replicas, pool and autovacuum."""
+
+    read_replicas: Range | None = None
+    connection_pool: Range | None = None
+    auto_vacuum: AutoVacuum | None = None
+
+
+class Alert(Strict):
+    """A named condition over one metric."""
+
+    name: str
+    condition: ConditionText
+    severity: Severity
+
+
+class Monitoring(Strict):
+    """``monitoring``, ``database_monitoring`` and ``cost_monitoring``."""
+
+    metrics: tuple[str, ...] = ()
+    alerts: tuple[Alert, ...] = ()

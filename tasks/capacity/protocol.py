@@ -1,0 +1,41 @@
+"""What every provider of instances can say and do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Instance:
+    name: str
+    site: str
+    address: str
+    """``host:port`` it serves on."""
+    running: bool
+    ready: bool
+    """Its own readiness check passes."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    minimum: int
+    maximum: int
+
+
+@runtime_checkable
+class Capacity(Protocol):
+    """A scalable group of instances in each site."""
+
+    def limits(self, site: str) -> Limits: ...
+
+    async def instances(self, site: str) -> tuple[Instance, ...]:
+        """Existing instances, running or not. Raises Unreachable."""
+        ...
+
+    async def scale(self, site: str, count: int) -> None:
+        """Ask for ``count`` running instances; dead ones are replaced. Returns when asked for, not when ready.
+
+        Raises BadInput outside the limits, Unreachable, Rejected (no capacity), EffectUnknown.
+        """
+        ...

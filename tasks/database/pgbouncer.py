@@ -1,0 +1,152 @@
+"""PgBouncer through its admin console. Fulfils ``tasks.database.protocol.Pooler``.
+
+Behaviour relied on (pgbouncer.org/usage.html, "Admin console"): the console speaks the simple query protocol only;
+``PAUSE db`` returns when every server connection of the database is released, and new queries wait from the moment
+it is sent; ``RESUME db`` lets them go; ``SHOW DATABASES`` has a ``paused`` column, which is 1 from the moment that a
+pause is asked for, so ``SHOW POOLS`` (``sv_active``) must tell whether a query is still under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.contract import Surroundings
+from tasks.database._reading import one
+from tasks.database._session import Broken, Connection, NoConnection, Server, ask, said
+from tasks.database.protocol import RoundTrip
+from tasks.errors import BadInput, NotYet, Rejected, RelightError, Unreachable
+from tasks.quantities import Duration
+from tasks.secrets import SecretRef
+from tasks.variables import expand
+
+T = TypeVar("T")
+
+WRITE = """
+INSERT INTO relight_probe (id, nonce) VALUES (1, %(nonce)s)
+ON CONFLICT (id) DO UPDATE SET nonce = excluded.nonce, at = now()
+"""
+READ = """
+SELECT (SELECT nonce FROM relight_probe WHERE id = 1) AS read_back, pg_is_in_recovery() AS in_recovery,
+       (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
+       CASE WHEN NOT pg_is_in_recovery()
+            THEN ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END AS timeline
+"""
+
+
+class PgBouncerSettings(BaseModel):
+    """``sites``: site -> ``host:port`` of its PgBouncer. ``user`` is one of its admin_users."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database: str
+    user: str
+    password: SecretRef
+    sites: dict[str, str] = Field(min_length=1)
+    timeout: Duration = 2.0
+    pause_timeout: Duration = 5.0
+    round_trip_timeout: Duration = 3.0
+
+
+class PgBouncer:
+    """One PgBouncer a site."""
+
+    Settings: ClassVar[type[BaseModel]] = PgBouncerSettings
+
+    def __init__(self, settings: PgBouncerSettings, around: Surroundings) -> None:
+        self._settings, self._name = settings, around.component
+
+    async def aclose(self) -> None:
+        """Nothing is held open."""
+
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self._settings.sites)
+
+    async def paused(self, site: str) -> bool:
+        """True when new queries are held and none is under way."""
+        if str((await self._shown(site))["paused"]) != "1":
+            return False
+        pools = await self._say(site, "SHOW POOLS", self._settings.timeout)
+        return not any(int(p["sv_active"]) for p in pools if p["database"] == self._settings.database)
+
+    async def target(self, site: str) -> str:
+        shown = await self._shown(site)
+        return f"{shown['host']}:{shown['port']}"
+
+    async def pause(self, site: str) -> None:
+        """Bounded: when transactions do not end in time, the pause is taken back and NotYet raised."""
+        try:
+            await self._say(site, "PAUSE {}", self._settings.pause_timeout)
+        except Broken as e:
+            with contextlib.suppress(RelightError):  # the error that counts is that it could not pause
+                await self.resume(site)
+            raise NotYet(
+                f"PgBouncer of {site}: transactions of {self._settings.database} did not end within"
+                f" {self._settings.pause_timeout:g} s; the pause was taken back",
+                site=site,
+            ) from e
+
+    async def resume(self, site: str) -> None:
+        if str((await self._shown(site))["paused"]) == "1":
+            await self._say(site, "RESUME {}", self._settings.timeout)
+
+    async def round_trip(self, site: str, nonce: str) -> RoundTrip:
+        """A client's view: the row is committed on one connection and read back on another."""
+
+        async def write(connection: Connection) -> None:
+            await connection.execute(WRITE, {"nonce": nonce})
+
+        async def read(connection: Connection) -> dict[str, Any]:
+            return await one(connection, READ)
+
+        database, limit_s = self._settings.database, self._settings.round_trip_timeout
+        await self._ask(site, database, write, limit_s)
+        return RoundTrip(nonce, **await self._ask(site, database, read, limit_s))
+
+    async def _shown(self, site: str) -> dict[str, Any]:
+        rows = await self._say(site, "SHOW DATABASES", self._settings.timeout)
+        found = next((r for r in rows if r["name"] == self._settings.database), None)
+        if found is None:
+            known = ", ".join(str(r["name"]) for r in rows)
+            raise BadInput(f"PgBouncer of {site} has no database {self._settings.database!r}; it has {known}")
+        return found
+
+    async def _say(self, site: str, command: str, timeout_s: float) -> list[dict[str, Any]]:
+        """A command of the admin console, ``{}`` in it being the database. Broken when its answer does not come."""
+
+        async def work(connection: Connection) -> list[dict[str, Any]]:
+            cursor = psycopg.AsyncClientCursor(connection, row_factory=dict_row)
+            text = sql.SQL(command).format(*([sql.Identifier(self._settings.database)] if "{}" in command else []))
+            await cursor.execute(text)
+            return list(await cursor.fetchall()) if cursor.description else []
+
+        return await self._ask(site, "pgbouncer", work, timeout_s)
+
+    async def _ask(self, site: str, database: str, work: Callable[[Connection], Awaitable[T]], timeout_s: float) -> T:
+        if site not in self._settings.sites:
+            raise BadInput(f"component {self._name} has no PgBouncer in site {site!r}")
+        address = expand(self._settings.sites[site])
+        server = Server(
+            label=f"PgBouncer of {site} ({address})",
+            address=address,
+            database=database,
+            user=self._settings.user,
+            password=self._settings.password,
+            connect_timeout_s=self._settings.timeout,
+            query_timeout_s=timeout_s,
+        )
+        try:
+            return await ask(server, work)
+        except NoConnection as e:
+            raise Unreachable(e.message, site=site) from e
+        except psycopg.Error as e:
+            raise Rejected(f"{server.label} refused: {said(e)}") from e
+
+
+PROVIDER = PgBouncer

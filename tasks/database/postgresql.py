@@ -1,0 +1,23 @@
+"""PostgreSQL 13 and newer with streaming replication, operated over SQL and host commands.
+
+The parts: ``_nodes`` (what the system file says), ``_reading``, ``_fencing``, ``_replicating``; ``_session`` is the
+connection that never blocks longer than its time-outs.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel
+
+from tasks.database._nodes import PostgresSettings
+from tasks.database._replicating import Replicating
+
+
+class PostgreSql(Replicating):
+    """Fulfils ``tasks.database.protocol.Database`` and ``Operated``."""
+
+    Settings: ClassVar[type[BaseModel]] = PostgresSettings
+
+
+PROVIDER = PostgreSql

@@ -1,0 +1,43 @@
+"""Waiting for a condition inside a step: finite, jittered, and only for the errors that are named."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
+
+from tasks.contract import Context
+from tasks.errors import NotYet, RelightError
+
+T = TypeVar("T")
+
+
+async def until(
+    ctx: Context,
+    probe: Callable[[], Awaitable[T]],
+    *,
+    first_s: float = 0.02,
+    most_s: float = 0.5,
+    on: tuple[type[RelightError], ...] = (NotYet,),
+) -> T:
+    """Call ``probe`` until it returns; it raises one of ``on`` to say "not yet".
+
+    Waits ``first_s`` seconds at first, doubling with jitter up to ``most_s``. Where the next wait would reach the last
+    50 ms before the attempt's deadline, it raises the probe's last error, so the step says *why* it was not yet true.
+    Any other exception passes through at once.
+    """
+
+    def out_of_time(state: RetryCallState) -> bool:
+        return ctx.left_s() - state.upcoming_sleep <= 0.05
+
+    async for attempt in AsyncRetrying(
+        sleep=ctx.clock.sleep,
+        stop=out_of_time,
+        wait=wait_exponential(multiplier=first_s, max=most_s) + wait_random(0, first_s),
+        retry=retry_if_exception_type(on),
+        reraise=True,
+    ):
+        with attempt:
+            return await probe()
+    raise AssertionError("tenacity returns or raises")
