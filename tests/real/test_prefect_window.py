@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,15 +24,23 @@ ADDRESS = "127.0.5.42"
 
 def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     deadline = time.monotonic() + seconds
-    waiting = __import__("threading").Event()
+    waiting = threading.Event()
+    last: Exception | None = None
     while time.monotonic() < deadline:
         try:
             if found := condition():
                 return found
-        except httpx.HTTPError:
-            pass
+        except httpx.HTTPError as e:
+            last = e
         waiting.wait(0.1)
-    raise AssertionError(f"not true within {seconds} s")
+    raise AssertionError(f"not true within {seconds} s; last error: {last}")
+
+
+def answer_of(response: httpx.Response) -> Any:
+    """The server's JSON. Its SQLite answers 503 while another writer holds it, which asking again gets over."""
+    assert response.is_success or response.status_code == 503, f"{response.status_code}: {response.text}"
+    response.raise_for_status()
+    return response.json()
 
 
 @dataclass
@@ -40,9 +49,7 @@ class Server:
     url: str
 
     def find(self, what: str) -> list[dict[str, Any]]:
-        answer = httpx.post(f"{self.url}/{what}/filter", json={}, timeout=10)
-        answer.raise_for_status()
-        return answer.json()
+        return answer_of(httpx.post(f"{self.url}/{what}/filter", json={}, timeout=10))
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +175,14 @@ def test_a_run_started_in_the_ui_from_its_deployment(server: Server, system: Pat
         options = found["parameter_openapi_schema"]["definitions"]["FailoverOptions"]["properties"]
         assert options["mode"]["enum"] == ["forced", "graceful"]
         assert options["waive_loss"]["description"]
-        body = {"parameters": {"options": {"system": str(system), "runbook": "good", "leave": "west"}}}
-        run = httpx.post(f"{server.url}/deployments/{found['id']}/create_flow_run", json=body, timeout=10).json()
+        body: dict[str, Any] = {"parameters": {"options": {"system": str(system), "runbook": "good", "leave": "west"}}}
+        # as Prefect's own client: asking again after a 503 must not start a second run
+        body["idempotency_key"] = str(tmp_path)
+        start = f"{server.url}/deployments/{found['id']}/create_flow_run"
+        run = until(lambda: answer_of(httpx.post(start, json=body, timeout=10)), 30)
 
         def state() -> str:
-            return httpx.get(f"{server.url}/flow_runs/{run['id']}", timeout=10).json()["state"]["type"]
+            return answer_of(httpx.get(f"{server.url}/flow_runs/{run['id']}", timeout=10))["state"]["type"]
 
         until(lambda: state() in ("COMPLETED", "FAILED", "CRASHED"), 90)
         assert state() == "COMPLETED", (tmp_path / "serve.log").read_text()[-3000:]
