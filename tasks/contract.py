@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.clock import Clock
 from tasks.errors import BadInput
+from tasks.network import Network, Sockets
 
 Facts = dict[str, Any]
 """JSON-able evidence: str, int, float, bool, None, list, dict. Never a secret."""
@@ -114,6 +115,8 @@ class Context:
     """Steps of this run that ended before, oldest first."""
     intended: tuple[Facts, ...] = ()
     """Facts that this step's own intents of this run were journaled with: effects that may have happened already."""
+    network: Network = field(default_factory=Sockets)
+    """What a client would reach: URLs, ports, names."""
     report: Callable[[str], None] = lambda _line: None
     """Tells people what is being waited for; goes to the live view, not to the journal."""
     guard: Callable[[], None] = lambda: None

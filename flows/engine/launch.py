@@ -7,11 +7,12 @@ import getpass
 import hashlib
 import os
 import platform
+import random
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ from flows.engine.run import Run
 from flows.engine.runner import Runner
 from flows.engine.state import fold
 from flows.engine.stepping import Ask
-from tasks.clock import LoopClock
+from tasks.clock import Clock, LoopClock
 from tasks.contract import Mode, RunInfo
 from tasks.errors import BadInput, RelightError
+from tasks.network import Network, Sockets
 from tasks.zones.protocol import Zone
 
 
@@ -101,24 +103,34 @@ def prepare(name: str, book: str, mode: Mode) -> Ready:
     return Ready(plan, loaded, found, warnings)
 
 
-@contextlib.asynccontextmanager
-async def providers_of(ready: Ready) -> AsyncIterator[tuple[Components, LoopClock]]:
-    """The system's providers and the loop's clock; closed on leaving."""
-    clock = LoopClock()
-    components = Components(ready.loaded, clock)
-    components.build()  # importing a driver blocks the loop: before any time-out runs, not in the middle of a step
-    try:
-        yield components, clock
-    finally:
-        await components.aclose()
+@dataclass(frozen=True)
+class Ground:
+    """What a run stands on. ``relight prove`` puts a simulated world under the very same code."""
+
+    prepare: Callable[[str, str, Mode], Ready] = prepare
+    clock: Callable[[], Clock] = LoopClock
+    components: Callable[[system.LoadedSystem, Clock], Components] = Components
+    network: Network = field(default_factory=Sockets)
+    dice: random.Random = field(default_factory=random.Random)
+
+    @contextlib.asynccontextmanager
+    async def providers(self, ready: Ready, clock: Clock) -> AsyncIterator[Components]:
+        """The system's providers; closed on leaving."""
+        components = self.components(ready.loaded, clock)
+        components.build()  # importing a driver blocks the loop: before any time-out runs, not in the middle of a step
+        try:
+            yield components
+        finally:
+            await components.aclose()
 
 
-async def run(request: Request, listeners: Listeners | None = None) -> report.Report:
+async def run(request: Request, listeners: Listeners | None = None, ground: Ground | None = None) -> report.Report:
     """Run a runbook from the start. Raises BadInput, SafetyRefusal (before anything was touched), JournalUnwritable."""
-    heard = listeners or Listeners()
-    begun = datetime.now(UTC)
-    ready = prepare(request.system, request.runbook, request.mode)
-    async with providers_of(ready) as (components, clock):
+    heard, ground = listeners or Listeners(), ground or Ground()
+    clock = ground.clock()
+    begun = clock.utc()
+    ready = ground.prepare(request.system, request.runbook, request.mode)
+    async with ground.providers(ready, clock) as components:
         killswitch.check()
         run_id = new_run_id(begun, request)
         lease = _lease(ready.plan.system, run_id, begun, await _newest_epoch(components))
@@ -129,30 +141,31 @@ async def run(request: Request, listeners: Listeners | None = None) -> report.Re
             journal = FileJournal(folder / "journal.jsonl")
             incident = request.incident_started_at or begun
             info = run_info(ready.plan, request, run_id, lease.epoch, incident)
-            going = _run(ready, info, roles, (components, clock), lease)
+            going = _run(ready, info, roles, Live(components, clock, ground.network, lease))
             with contextlib.closing(journal):
-                runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask)
+                runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
                 runner.record("run_started", **_header(ready, request, roles, info, begun))
                 return await _go(runner, folder, heard)
         finally:
             lease.release()
 
 
-async def resume(run_id: str, listeners: Listeners | None = None) -> report.Report:
+async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground | None = None) -> report.Report:
     """Go on with a run under its own id, its clock counting through. Raises BadInput when nothing is left to do."""
-    heard = listeners or Listeners()
+    heard, ground = listeners or Listeners(), ground or Ground()
+    clock = ground.clock()
     folder = places.run_folder(run_id)
     # Only read until the lease is held: opening a journal to write repairs its end, which a live run may be writing.
     head = _resumable(folder.name, read(folder / "journal.jsonl").records)
-    ready = prepare(head["files"]["system"], head["files"]["runbook"], head["mode"])
+    ready = ground.prepare(head["files"]["system"], head["files"]["runbook"], head["mode"])
     if ready.plan.digest != head["plan"]["digest"]:
         raise BadInput(
             f"the files of run {folder.name} changed since it began, so its steps would not be the ones it did. Put"
             f" them back ({head['files']['runbook']}, {head['files']['system']}) or start a new run."
         )
-    async with providers_of(ready) as (components, clock):
+    async with ground.providers(ready, clock) as components:
         killswitch.check()
-        lease = _lease(ready.plan.system, folder.name, datetime.now(UTC), await _newest_epoch(components))
+        lease = _lease(ready.plan.system, folder.name, clock.utc(), await _newest_epoch(components))
         try:
             journal = FileJournal(folder / "journal.jsonl")
             info = RunInfo(
@@ -164,10 +177,10 @@ async def resume(run_id: str, listeners: Listeners | None = None) -> report.Repo
                 incident_started_at=head["incident_started_at"],
                 waivers=head["waivers"],
             )
-            going = _run(ready, info, Roles(head["roles"]), (components, clock), lease)
+            going = _run(ready, info, Roles(head["roles"]), Live(components, clock, ground.network, lease))
             with contextlib.closing(journal):
                 _resumable(folder.name, journal.records)  # the run may have ended since it was looked at
-                runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask)
+                runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
                 for record in journal.records:
                     heard.record(record)  # so that a view shows what was done before
                 runner.record("run_resumed", epoch=lease.epoch, operator=_operator(""), torn_bytes=len(journal.torn))
@@ -224,21 +237,31 @@ async def _newest_epoch(components: Components) -> int:
     return newest
 
 
-def _run(ready: Ready, info: RunInfo, roles: Roles, live: tuple[Components, LoopClock], lease: FileLease) -> Run:
+@dataclass(frozen=True)
+class Live:
+    """What a run acts through and what it holds."""
+
+    components: Components
+    clock: Clock
+    network: Network
+    lease: FileLease
+
+
+def _run(ready: Ready, info: RunInfo, roles: Roles, live: Live) -> Run:
     def allowed() -> None:
         killswitch.check()
-        lease.check()
+        live.lease.check()
 
-    components, clock = live
     return Run(
         info=info,
         plan=ready.plan,
         roles=roles.by_name,
         rto_s=ready.rto_s,
         rpo_s=ready.rpo_s,
-        components=components,
+        components=live.components,
         check=allowed,
-        clock=clock,
+        clock=live.clock,
+        network=live.network,
         incident_started_at=datetime.fromisoformat(info.incident_started_at),
     )
 

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from flows.engine.attempt import Attempt
-from flows.engine.launch import Ready, Request, prepare, providers_of, run_info
+from flows.engine.launch import Ground, Ready, Request, prepare, run_info
 from flows.engine.plan import PlannedStep
 from flows.engine.roles import Roles, resolve
 from tasks.contract import Context, Observation, Phase
@@ -25,7 +25,9 @@ class Preview:
 async def observe(request: Request) -> tuple[Ready, Roles, list[Preview]]:
     """Observe every step against the live system and change nothing: no lease, no journal, no file."""
     ready = prepare(request.system, request.runbook, request.mode)
-    async with providers_of(ready) as (components, clock):
+    ground = Ground()
+    clock = ground.clock()
+    async with ground.providers(ready, clock) as components:
         roles = await resolve(ready.loaded.system, components, request.wish)
         now = clock.utc()
         # few at a time: eighteen steps at once would starve each other's probes, and live nodes look silent

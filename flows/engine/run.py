@@ -10,6 +10,7 @@ from typing import Any
 from flows.engine.plan import Plan
 from tasks.clock import Clock
 from tasks.contract import RunInfo
+from tasks.network import Network
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,4 @@ class Run:
     check: Callable[[], None]
     clock: Clock
     incident_started_at: datetime
+    network: Network

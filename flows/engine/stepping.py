@@ -132,6 +132,7 @@ class StepRun:
             components=run.components,
             deadline=run.clock.monotonic() + step.timeout_s,
             rpo_s=run.rpo_s,
+            network=run.network,
             earlier=self.engine.state.earlier(),
             intended=self.engine.state.of(step.id).intents,
             report=lambda line: self.engine.report(step.id, line),

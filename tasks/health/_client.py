@@ -1,24 +1,15 @@
-"""A client of the application: resolves the public name, writes an event and reads it back.
-
-Sources: RFC 9110 section 7.2 (Host), RFC 1034 section 5 (what a stub resolver does).
-"""
+"""A client of the application: resolves the public name, writes an event and reads it back."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
 
-import dns.asyncresolver
-import dns.exception
-import dns.resolver
-import httpx
-
 from tasks.clock import Clock
 from tasks.contract import Facts
-from tasks.errors import NotYet, Rejected
-from tasks.health._probes import split
+from tasks.errors import NotYet, Rejected, Unreachable
+from tasks.network import Ask, Network
 
 
 @dataclass(frozen=True)
@@ -59,49 +50,44 @@ class Client:
     within_s: float
     until_s: float
     clock: Clock
+    network: Network
 
     async def write_and_read(self, address: str, n: int) -> Receipt:
-        """Write event ``n`` and read it back, on one new connection. Raises NotYet, Rejected.
+        """Write event ``n`` and read it back, each on a connection of its own. Raises NotYet, Rejected.
 
         A write whose reply is lost is NotYet as well: each event is written under a number of its own, so that
         another attempt doubles nothing.
         """
         payload = f"relight {self.client_id} {n}"
-        async with httpx.AsyncClient(timeout=self.within_s, trust_env=False) as http:
-            body = json.dumps({"n": n, "client": self.client_id, "payload": payload}).encode()
-            started_s = self.clock.monotonic()
-            written = await self._ask(http, "POST", address, self.write_path, body)
-            middle_s = self.clock.monotonic()
-            path = self.read_path.replace("{client}", self.client_id).replace("{n}", str(n))
-            read = await self._ask(http, "GET", address, path)
+        body = json.dumps({"n": n, "client": self.client_id, "payload": payload}).encode()
+        started_s = self.clock.monotonic()
+        written = await self._ask("POST", address, self.write_path, body)
+        middle_s = self.clock.monotonic()
+        path = self.read_path.replace("{client}", self.client_id).replace("{n}", str(n))
+        read = await self._ask("GET", address, path)
         if read.get("payload") != payload:
             raise Rejected(f"{address}{path}: read back {read.get('payload')!r}, but {payload!r} was acknowledged")
         site, app, node = (_text(written, key) for key in ("site", "app", "node"))
         return Receipt(address, site, app, node, middle_s - started_s, self.clock.monotonic() - middle_s)
 
-    async def _ask(
-        self, http: httpx.AsyncClient, method: str, address: str, path: str, body: bytes | None = None
-    ) -> dict[str, Any]:
+    async def _ask(self, method: str, address: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         """The answer's JSON object; 5xx, 404 (not there yet) and silence are NotYet, everything else Rejected."""
         url = f"http://{f'[{address}]' if ':' in address else address}:{self.port}{path}"
         what = f"{method} {url} as {self.host}"
-        headers = {"Host": self.host if self.port == 80 else f"{self.host}:{self.port}"}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
+        host = self.host if self.port == 80 else f"{self.host}:{self.port}"
+        headers = {} if body is None else {"Content-Type": "application/json"}
         within_s = max(0.0, min(self.within_s, self.until_s - self.clock.monotonic()))
         try:
-            async with asyncio.timeout(within_s):
-                answer = await http.request(method, url, content=body, headers=headers)
-        except TimeoutError:
-            raise NotYet(f"{what}: no answer within {within_s:.2g} s") from None
-        except httpx.HTTPError as e:
-            raise NotYet(f"{what}: {str(e) or type(e).__name__}") from e
-        if answer.status_code >= 500 or answer.status_code in (404, 429):
-            raise NotYet(f"{what}: HTTP {answer.status_code} {answer.text[:200].strip()}")
-        if not answer.is_success:
-            raise Rejected(f"{what}: HTTP {answer.status_code} {answer.text[:200].strip()}; expected 2xx")
+            answer = await self.network.http(Ask(method, url, host, headers, body), within_s=within_s)
+        except Unreachable as e:
+            raise NotYet(f"{what}: {e.message}") from e
+        said = answer.text[:200].strip()
+        if answer.status >= 500 or answer.status in (404, 429):
+            raise NotYet(f"{what}: HTTP {answer.status} {said}")
+        if not answer.good:
+            raise Rejected(f"{what}: HTTP {answer.status} {said}; expected 2xx")
         try:
-            found = answer.json()
+            found = json.loads(answer.text)
         except ValueError as e:
             raise Rejected(f"{what}: the answer is no JSON: {answer.text[:80]!r}") from e
         if not isinstance(found, dict):
@@ -109,20 +95,12 @@ class Client:
         return found
 
 
-async def resolve(name: str, resolver: str | None, within_s: float) -> tuple[str, ...]:
+async def resolve(network: Network, name: str, resolver: str | None, within_s: float) -> tuple[str, ...]:
     """The IPv4 addresses of ``name`` as ``resolver`` (``host:port``; None: the system's) gives them. Raises NotYet."""
-    asked = resolver or "the system's resolver"
     try:
-        stub = dns.asyncresolver.Resolver(configure=resolver is None)
-        if resolver is not None:
-            host, stub.port = split(resolver)
-            stub.nameservers = [host]
-        answer = await stub.resolve(name, "A", lifetime=within_s, search=False)
-    except dns.exception.DNSException as e:  # NXDOMAIN, no data, SERVFAIL, no answer: all may change while DNS moves
-        raise NotYet(f"{name} at {asked}: {e}") from e
-    except OSError as e:
-        raise NotYet(f"{name} at {asked}: {e.strerror or e}") from e
-    return tuple(sorted(str(record) for record in answer))
+        return await network.lookup(name, resolver, within_s=within_s)
+    except Unreachable as e:  # NXDOMAIN, no data, SERVFAIL, no answer: all may change while DNS moves
+        raise NotYet(f"{name} at {resolver or 'the system resolver'}: {e.message}") from e
 
 
 def _text(body: dict[str, Any], key: str) -> str | None:

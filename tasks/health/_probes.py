@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import Annotated
 
 import httpx
 from pydantic import AfterValidator
 
-from tasks.errors import BadInput, NotYet
+from tasks.clock import Clock
+from tasks.errors import NotYet, Unreachable
+from tasks.network import Ask, Network, split
 
 
 def _is_address(text: str) -> str:
     split(text)
     return text
-
-
-def split(address: str) -> tuple[str, int]:
-    """``host:port`` or ``[v6]:port`` -> both parts. Raises ValueError."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"expected host:port, got {address!r}")
-    return host.strip("[]"), int(port)
 
 
 def _is_url(text: str) -> str:
@@ -41,37 +33,23 @@ Address = Annotated[str, AfterValidator(_is_address)]
 Url = Annotated[str, AfterValidator(_is_url)]
 
 
-async def http(url: str, *, status: int, within_s: float) -> float:
+async def http(network: Network, clock: Clock, url: str, *, status: int, within_s: float) -> float:
     """Seconds until ``url`` answered ``status`` in full. Redirects are not followed. Raises NotYet, BadInput."""
-    started_s = time.monotonic()
+    started_s = clock.monotonic()
     try:
-        async with (
-            asyncio.timeout(within_s),
-            httpx.AsyncClient(timeout=within_s, trust_env=False) as client,
-        ):
-            answer = await client.get(url)
-    except httpx.InvalidURL as e:
-        raise BadInput(f"{url}: {e}") from e
-    except TimeoutError:
-        raise NotYet(f"{url}: no answer within {within_s:g} s") from None
-    except httpx.HTTPError as e:
-        raise NotYet(f"{url}: {str(e) or type(e).__name__}") from e
-    if answer.status_code != status:
-        raise NotYet(f"{url}: HTTP {answer.status_code}, expected {status}")
-    return time.monotonic() - started_s
+        answer = await network.http(Ask("GET", url), within_s=within_s)
+    except Unreachable as e:
+        raise NotYet(f"{url}: {e.message}") from e
+    if answer.status != status:
+        raise NotYet(f"{url}: HTTP {answer.status}, expected {status}")
+    return clock.monotonic() - started_s
 
 
-async def tcp(address: str, *, within_s: float) -> float:
+async def tcp(network: Network, clock: Clock, address: str, *, within_s: float) -> float:
     """Seconds until ``address`` (``host:port``) accepted a connection. Raises NotYet."""
-    host, port = split(address)
-    started_s = time.monotonic()
+    started_s = clock.monotonic()
     try:
-        async with asyncio.timeout(within_s):
-            _, writer = await asyncio.open_connection(host, port)
-    except TimeoutError:
-        raise NotYet(f"{address}: no connection within {within_s:g} s") from None
-    except OSError as e:
-        raise NotYet(f"{address}: {e.strerror or e}") from e
-    took_s = time.monotonic() - started_s
-    writer.close()
-    return took_s
+        await network.tcp(address, within_s=within_s)
+    except Unreachable as e:
+        raise NotYet(f"{address}: {e.message}") from e
+    return clock.monotonic() - started_s

@@ -61,7 +61,7 @@ class Verify(Action):
         addresses: tuple[str, ...] = ()
         try:
             addresses = await self._addresses(ctx)
-            ready = dict(zip(addresses, await asyncio.gather(*(self._ready(a) for a in addresses)), strict=True))
+            ready = dict(zip(addresses, await asyncio.gather(*(self._ready(ctx, a) for a in addresses)), strict=True))
             summary = "; ".join(f"{a}: {said}" for a, said in ready.items())
         except NotYet as e:
             summary = e.message
@@ -127,7 +127,9 @@ class Verify(Action):
         host = self.public_name.rstrip(".")
         # Cut off by the runner, a write would count as an effect that may have happened; so it ends a little before.
         until_s = ctx.deadline - _MARGIN_S
-        client = Client(host, self.port, client_id, self.write_path, self.read_path, self.within, until_s, ctx.clock)
+        client = Client(
+            host, self.port, client_id, self.write_path, self.read_path, self.within, until_s, ctx.clock, ctx.network
+        )
         # Milliseconds and a counter: a number of its own for each write, and below 2**53 for JSON readers.
         n = int(ctx.clock.utc().timestamp() * 1000) * 100 + index % 100
         receipt = await client.write_and_read(address, n)
@@ -144,11 +146,14 @@ class Verify(Action):
         if self.zone:
             zone: Zone = ctx.component(self.zone, Zone)
             return zone.wanted(self.public_name, "A", ctx.site(str(self.site))).values
-        return await resolve(self.public_name, self.resolver, max(0.01, min(self.within, ctx.left_s() - _MARGIN_S)))
+        return await resolve(
+            ctx.network, self.public_name, self.resolver, max(0.01, min(self.within, ctx.left_s() - _MARGIN_S))
+        )
 
-    async def _ready(self, address: str) -> str:
+    async def _ready(self, ctx: Context, address: str) -> str:
         try:
-            await _probes.http(f"http://{address}:{self.port}{self.ready_path}", status=200, within_s=self.within)
+            url = f"http://{address}:{self.port}{self.ready_path}"
+            await _probes.http(ctx.network, ctx.clock, url, status=200, within_s=self.within)
         except NotYet as e:
             return e.message
         return "ready"

@@ -27,28 +27,28 @@ class _Check(Action):
     times: int = Field(default=1, ge=1, le=100)
     within: Duration = Field(default=2.0, gt=0, description="How soon each single answer must come.")
 
-    async def _once(self) -> float:
+    async def _once(self, ctx: Context) -> float:
         """Seconds that one probe took. Raises NotYet."""
         raise NotImplementedError
 
     def _what(self) -> str:
         raise NotImplementedError
 
-    async def _all(self) -> Observation:
-        took = [await self._once() for _ in range(self.times)]
+    async def _all(self, ctx: Context) -> Observation:
+        took = [await self._once(ctx) for _ in range(self.times)]
         facts: Facts = {"latencies_s": [round(s, 4) for s in took]}
         return Observation(holds=True, summary=f"{self._what()} answered {self.times} times in a row", facts=facts)
 
     async def observe(self, ctx: Context) -> Observation:
         ctx.report(f"probing {self._what()}")
         try:
-            return await self._all()
+            return await self._all(ctx)
         except NotYet as e:
             return Observation(holds=False, summary=e.message, changes=(f"wait for {self._what()}",))
 
     async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
         ctx.report(observation.summary)
-        return (await until(ctx, self._all)).facts
+        return (await until(ctx, lambda: self._all(ctx))).facts
 
 
 @action("health.http")
@@ -58,8 +58,8 @@ class Http(_Check):
     url: Url
     status: int = Field(default=200, ge=100, le=599)
 
-    async def _once(self) -> float:
-        return await _probes.http(self.url, status=self.status, within_s=self.within)
+    async def _once(self, ctx: Context) -> float:
+        return await _probes.http(ctx.network, ctx.clock, self.url, status=self.status, within_s=self.within)
 
     def _what(self) -> str:
         return self.url
@@ -71,8 +71,8 @@ class Tcp(_Check):
 
     address: Address
 
-    async def _once(self) -> float:
-        return await _probes.tcp(self.address, within_s=self.within)
+    async def _once(self, ctx: Context) -> float:
+        return await _probes.tcp(ctx.network, ctx.clock, self.address, within_s=self.within)
 
     def _what(self) -> str:
         return self.address

@@ -92,7 +92,7 @@ class Point(_AtName, Undoable):
         wanted = zone.wanted(self.record, self.rdtype, ctx.site(self.site))
         facts = observation.facts
         seen = Owned(_from_fact(facts["old"]), facts["old_epoch"], facts["old_serial"])
-        checked = await self._need_healthy(wanted)
+        checked = await self._need_healthy(ctx, wanted)
         ctx.guard()
         await zone.swap(seen, wanted, ctx.run.epoch)
         written_at = ctx.clock.utc().isoformat()
@@ -132,12 +132,14 @@ class Point(_AtName, Undoable):
         if now.rrset != wanted:
             found = " ".join(now.rrset.values) if now.rrset else "nothing"
             raise LostCompare(f"{self.record} {self.rdtype} is {found}, not what this run wrote; left alone")
-        await self._need_healthy(old)
+        await self._need_healthy(ctx, old)
         ctx.guard()
         await zone.swap(now, old, ctx.run.epoch)
 
-    async def _need_healthy(self, rrset: RRset) -> list[str]:
-        looks = await asyncio.gather(*(probe(self.probe, v, self.record, self.probe_timeout) for v in rrset.values))
+    async def _need_healthy(self, ctx: Context, rrset: RRset) -> list[str]:
+        looks = await asyncio.gather(
+            *(probe(ctx.network, self.probe, v, self.record, self.probe_timeout) for v in rrset.values)
+        )
         sick = [f"{look.address} ({look.why})" for look in looks if not look.healthy]
         if sick:
             raise UnhealthyTarget(

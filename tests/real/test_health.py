@@ -21,6 +21,7 @@ from tasks.errors import LeaseHeld, NotYet, Rejected, Unreachable
 from tasks.health._client import resolve
 from tasks.health.actions import Http, Tcp, Verify
 from tasks.health.http import PROVIDER
+from tasks.network import Sockets
 from tasks.zones import rfc2136
 
 pytestmark = pytest.mark.real
@@ -123,7 +124,7 @@ def bind(tmp_path_factory):
     deadline = time.monotonic() + 10
     while True:
         try:
-            asyncio.run(resolve("app.health.test.", "127.0.0.1:5396", 0.2))
+            asyncio.run(resolve(Sockets(), "app.health.test.", "127.0.0.1:5396", 0.2))
             break
         except NotYet:
             time.sleep(0.02)
@@ -270,12 +271,12 @@ def test_verify_never_takes_another_payload_or_a_held_lease(east):
 
 def test_names_that_do_not_resolve(bind):
     async def main():
-        assert await resolve("alias.health.test.", bind, 1) == ("127.0.6.10",)
+        assert await resolve(Sockets(), "alias.health.test.", bind, 1) == ("127.0.6.10",)
         for name in ("nowhere.health.test.", "empty.health.test."):
             with pytest.raises(NotYet, match=f"{name} at 127.0.0.1:5396: "):
-                await resolve(name, bind, 1)
+                await resolve(Sockets(), name, bind, 1)
         with pytest.raises(NotYet, match=r"127\.0\.6\.54:5300"):
-            await resolve("app.health.test.", "127.0.6.54:5300", 0.3)
+            await resolve(Sockets(), "app.health.test.", "127.0.6.54:5300", 0.3)
         ctx = context()
         seen = await verify(name="nowhere.health.test.", resolver=bind).observe(ctx)
         assert not seen.holds

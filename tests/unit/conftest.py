@@ -29,6 +29,7 @@ from tasks import catalog
 from tasks.clock import LoopClock
 from tasks.contract import Action, Mode, RunInfo
 from tasks.errors import RelightError
+from tasks.network import Sockets
 
 
 def _beside(name: str) -> Any:
@@ -180,6 +181,7 @@ async def _play(plan: Plan, world: World, journal: MemoryJournal, options: Optio
         check=options.check,
         clock=clock,
         incident_started_at=options.incident,
+        network=Sockets(),
     )
     runner = Runner(run, journal, options.listen, ask=options.ask, dice=random.Random(7))
     world.halt = runner.halt
