@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from flows import cli_read
+from flows import cli_prove, cli_read
 from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption
 from flows.engine import eventloop, gameday, killswitch, launch, places, report, roles, view
 from flows.engine.findings import InvalidFiles
@@ -32,6 +32,7 @@ app = typer.Typer(
     " rule.",
 )
 app.add_typer(cli_read.app)
+app.add_typer(cli_prove.app)
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)

@@ -22,7 +22,7 @@ from tasks.contract import Action, Surroundings
 
 A = TypeVar("A", bound=type[Action])
 
-_NOT_PROVIDERS = {"actions", "protocol"}
+_NOT_PROVIDERS = {"actions", "protocol", "twin"}
 
 
 @runtime_checkable
@@ -82,6 +82,7 @@ def provider_names() -> tuple[str, ...]:
     return tuple(sorted({*own, *(e.name for e in entry_points(group="relight.providers"))}))
 
 
+@cache
 def provider(name: str) -> type[Provider]:
     """The provider class ``domain.name``. Raises KeyError for a name that ``provider_names`` does not list."""
     for entry in entry_points(group="relight.providers"):
@@ -91,6 +92,14 @@ def provider(name: str) -> type[Provider]:
     if name not in provider_names():
         raise KeyError(name)
     found: type[Provider] = importlib.import_module(f"tasks.{name}").PROVIDER
+    return found
+
+
+def twins(domain: str) -> tuple[tuple[type[Any], type[Any]], ...]:
+    """(Protocol, simulated twin) pairs of ``domain``; empty where it has none."""
+    if "twin" not in _modules(domain):
+        return ()
+    found: tuple[tuple[type[Any], type[Any]], ...] = importlib.import_module(f"tasks.{domain}.twin").TWINS
     return found
 
 

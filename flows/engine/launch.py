@@ -112,6 +112,9 @@ class Ground:
     components: Callable[[system.LoadedSystem, Clock], Components] = Components
     network: Network = field(default_factory=Sockets)
     dice: random.Random = field(default_factory=random.Random)
+    journal: Callable[[Path], FileJournal] = FileJournal
+    held: Callable[[FileLease], FileLease] = lambda lease: lease
+    """Sees each lease that was taken."""
 
     @contextlib.asynccontextmanager
     async def providers(self, ready: Ready, clock: Clock) -> AsyncIterator[Components]:
@@ -133,12 +136,12 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
     async with ground.providers(ready, clock) as components:
         killswitch.check()
         run_id = new_run_id(begun, request)
-        lease = _lease(ready.plan.system, run_id, begun, await _newest_epoch(components))
+        lease = ground.held(_lease(ready.plan.system, run_id, begun, await _newest_epoch(components)))
         try:
             # Under the lease: a run that ends meanwhile may have swapped the roles.
             roles = await resolve(ready.loaded.system, components, request.wish)
             folder = places.state_home() / "runs" / run_id
-            journal = FileJournal(folder / "journal.jsonl")
+            journal = ground.journal(folder / "journal.jsonl")
             incident = request.incident_started_at or begun
             info = run_info(ready.plan, request, run_id, lease.epoch, incident)
             going = _run(ready, info, roles, Live(components, clock, ground.network, lease))
@@ -165,9 +168,9 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
         )
     async with ground.providers(ready, clock) as components:
         killswitch.check()
-        lease = _lease(ready.plan.system, folder.name, clock.utc(), await _newest_epoch(components))
+        lease = ground.held(_lease(ready.plan.system, folder.name, clock.utc(), await _newest_epoch(components)))
         try:
-            journal = FileJournal(folder / "journal.jsonl")
+            journal = ground.journal(folder / "journal.jsonl")
             info = RunInfo(
                 run_id=folder.name,
                 system=head["system"],

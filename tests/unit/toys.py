@@ -6,48 +6,17 @@ The actions are real Actions; only what they act on is a dictionary, and the loo
 from __future__ import annotations
 
 import asyncio
-import selectors
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
+from flows.engine.virtualtime import VirtualLoop
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam, Undoable
 from tasks.errors import EffectUnknown, RelightError, SafetyRefusal, Unreachable
 from tasks.quantities import Duration
 
-# ---- virtual time ----
-
-
-class _JumpingSelector(selectors.DefaultSelector):
-    """Where the loop would wait for a timer, time jumps instead. Real events (threads) are looked for first."""
-
-    loop: VirtualLoop
-
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout is None:  # nothing is scheduled: only a thread can go on
-            ready = super().select(20)
-            if not ready:
-                raise RuntimeError("deadlock: nothing is scheduled and no thread answers")
-            return ready
-        ready = super().select(0)
-        if not ready and timeout > 0:
-            self.loop.now += timeout
-        return ready
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Time stands still while anything can run."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        selector = _JumpingSelector()
-        selector.loop = self
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self.now
-
+__all__ = ["VirtualLoop"]
 
 # ---- the world ----
 

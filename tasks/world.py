@@ -1,0 +1,270 @@
+"""The world that the simulated twins show: database nodes, balancers, poolers, servers, names, buckets, clients.
+
+One plain model of a two-site web system, as small as the failure semantics of the real parts allow. Nothing here fails
+by itself: faults are the simulation's. What must always hold is noted here where only the world can see it (a write
+acknowledged by two primaries, a promotion beside a living one) in ``violations``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from tasks.database.protocol import Durability
+from tasks.errors import Contradiction, Rejected, Unreachable
+from tasks.zones.protocol import RRset
+
+ANCHOR = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+STALE_AFTER_S = 1.5
+SESSIONS_WAIT_S = 0.05
+ASYNC = Durability("async", 0, ())
+IDENTITY = "7000000000000000001"
+DATABASE_POOL = "db"
+"""The balancer pool whose servers are database nodes; every other pool holds application servers."""
+
+
+@dataclass
+class Node:
+    """One database server. ``log`` holds the numbers of the writes it has; its position is its length."""
+
+    name: str
+    site: str
+    replica: bool = True
+    upstream: str | None = None
+    up: bool = True
+    hung_since: float | None = None
+    held: bool = False
+    """Kept down: it does not come back by itself."""
+    read_only: bool = False
+    timeline: int = 1
+    log: list[int] = field(default_factory=list)
+    behind: int = 0
+    """Writes that an asynchronous replica lags."""
+    last_commit: float = 0.0
+    live: Durability = ASYNC
+    note: tuple[str, Durability] | None = None
+
+    @property
+    def answers(self) -> bool:
+        return self.up and self.hung_since is None
+
+    @property
+    def writable(self) -> bool:
+        return self.answers and not self.replica and not self.read_only
+
+    @property
+    def may_write(self) -> bool:
+        """Not proven harmless: a hung process may go on at any moment."""
+        return self.up and not self.replica and not self.read_only
+
+    @property
+    def lsn(self) -> int:
+        return 1000 + 10 * len(self.log)
+
+
+@dataclass
+class Bucket:
+    """One site's objects: how many, where from, and the copier's mark."""
+
+    objects: int = 10
+    source: str | None = None
+    copied: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Record:
+    """A record set, who wrote it last, and since when (for secondaries that lag)."""
+
+    rrset: RRset
+    epoch: int | None = None
+    since: float = -1e9
+    before: RRset | None = None
+
+
+@dataclass
+class World:
+    """Everything there is. Sites and nodes by name."""
+
+    sites: tuple[str, ...]
+    nodes: dict[str, Node] = field(default_factory=dict)
+    declared: Durability = ASYNC
+    admin: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    """(site, pool) -> server -> ready, drain or maint."""
+    running: dict[str, int] = field(default_factory=dict)
+    ready_since: dict[str, float] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
+    buckets: dict[str, Bucket] = field(default_factory=dict)
+    records: dict[tuple[str, str], Record] = field(default_factory=dict)
+    serial: int = 1
+    cached: dict[tuple[str, str], tuple[RRset, float]] = field(default_factory=dict)
+    site_at: dict[str, str] = field(default_factory=dict)
+    """address -> site."""
+    down: set[str] = field(default_factory=set)
+    """Sites that are gone as a whole."""
+    acknowledged: list[int] = field(default_factory=list)
+    probes: list[str] = field(default_factory=list)
+    promotions: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+    waived: Callable[[], bool] = lambda: False
+    """A loss was waived by name."""
+    _newest_ack: int = 0
+    _written: int = 0
+
+    @property
+    def now(self) -> float:
+        """Seconds of the loop's clock."""
+        return asyncio.get_running_loop().time()
+
+    def utc(self, at: float | None = None) -> datetime:
+        """The world's time as a record has it."""
+        return ANCHOR + timedelta(seconds=self.now if at is None else at)
+
+    def violate(self, what: str) -> None:
+        """Note a broken invariant, once."""
+        if what not in self.violations:
+            self.violations.append(what)
+
+    # ---- the database ----
+
+    def streams(self, node: Node) -> bool:
+        """``node`` gets what its upstream writes, now."""
+        up = self.nodes.get(node.upstream or "")
+        return bool(
+            up is not None and node.answers and node.replica and up.answers and not up.replica
+            and up.timeline == node.timeline and up.site not in self.down
+        )  # fmt: skip
+
+    def commit(self, node: Node, n: int | None) -> bool:
+        """A write at ``node``; True when it may be acknowledged (every standby that was promised has it)."""
+        if not node.writable:
+            raise Rejected(f"{node.name} takes no writes")
+        if n is not None:
+            node.log.append(n)
+        node.last_commit = self.now
+        following = [r for r in self.nodes.values() if r.upstream == node.name and self.streams(r)]
+        for replica in following:
+            replica.log = node.log[: len(node.log) - replica.behind]
+            replica.last_commit = self.now
+            replica.note = node.note
+        promise = node.live
+        if promise.method == "async":
+            return True
+        return sum(r.name in promise.standbys and not r.behind for r in following) >= promise.needed
+
+    def acknowledge(self, node: Node, n: int) -> None:
+        """A client heard that write ``n`` is safe."""
+        if node.timeline < self._newest_ack:
+            self.violate(
+                f"one writer: {node.name} acknowledged a write on timeline {node.timeline} after a newer primary"
+            )
+        self._newest_ack = max(self._newest_ack, node.timeline)
+        self.acknowledged.append(n)
+
+    def promote(self, node: Node) -> None:
+        """The effect of a promotion, and what must be true in that very moment."""
+        if not node.answers:
+            raise Unreachable(f"{node.name} does not answer")
+        if not node.replica:
+            raise Rejected(f"{node.name} is no replica any more")
+        others = [o.name for o in self.nodes.values() if o is not node and o.may_write]
+        if [o for o in others if self.nodes[o].writable]:
+            raise Contradiction(f"{', '.join(others)} takes writes")
+        if others:
+            self.violate(f"one writer: {node.name} was promoted while {', '.join(others)} was not fenced")
+        lost = set(self.acknowledged) - set(node.log)
+        if lost and not self.waived():
+            self.violate(f"loss budget: promoting {node.name} lost {len(lost)} acknowledged writes")
+        node.replica, node.upstream = False, None
+        node.timeline = max(n.timeline for n in self.nodes.values()) + 1
+        node.read_only, node.behind = False, 0
+        node.live = ASYNC  # its standbys are gone: promotion goes before durability
+        node.note = (node.name, ASYNC)
+        self.promotions[node.name] += 1
+
+    def follow(self, node: Node, upstream: Node) -> None:
+        """Point ``node`` at ``upstream``; it streams if its history is part of that one's."""
+        node.upstream = upstream.name
+        if node.timeline != upstream.timeline and node.log == upstream.log[: len(node.log)]:
+            node.timeline = upstream.timeline
+        if node.timeline == upstream.timeline:
+            node.log = list(upstream.log[: len(upstream.log) - node.behind])
+
+    def primaries(self) -> list[Node]:
+        """Nodes that take writes now."""
+        return [n for n in self.nodes.values() if n.writable]
+
+    # ---- the way of a client ----
+
+    def servers(self, site: str, pool: str) -> dict[str, str]:
+        """Server -> admin state. Raises Unreachable where the balancer is gone."""
+        if site in self.down or (site, pool) not in self.admin:
+            raise Unreachable(f"balancer of {site} does not answer")
+        return self.admin[site, pool]
+
+    def serving(self, server: str) -> bool:
+        """An application server (``west-app1``) passes its check."""
+        site, _, number = server.rpartition("-app")
+        return site not in self.down and int(number) <= self.running[site] and self.now >= self.ready_since[site]
+
+    def routed(self, site: str) -> Node:
+        """The database node that ``site``'s balancer sends to. Raises Unreachable, Rejected."""
+        ready = [s for s, admin in self.servers(site, DATABASE_POOL).items() if admin == "ready"]
+        found = [self.nodes[s] for s in ready if self.nodes[s].answers and self.nodes[s].site not in self.down]
+        if not found:
+            raise Unreachable(f"no database server is ready at {site}")
+        return found[0]
+
+    def apps(self, site: str, pool: str) -> list[str]:
+        """Application servers that the balancer of ``site`` sends to. Raises Unreachable for none."""
+        found = [s for s, admin in self.servers(site, pool).items() if admin == "ready" and self.serving(s)]
+        if not found:
+            raise Unreachable(f"no application server is ready at {site}")
+        return found
+
+    async def request(self, site: str, within_s: float, write: int | None) -> tuple[str, Node]:
+        """A client's request at ``site``'s front door. Raises Unreachable when it gets no good answer in time."""
+        until = self.now + within_s
+        pool = next(p for s, p in self.admin if s == site and p != DATABASE_POOL)
+        app = self.apps(site, pool)[0]
+        while app.rpartition("-app")[0] in self.paused:
+            if self.now + SESSIONS_WAIT_S > until:
+                raise Unreachable("no answer: the pooler holds queries")
+            await asyncio.sleep(SESSIONS_WAIT_S)
+        node = self.routed(app.rpartition("-app")[0])
+        if write is not None and not self.commit(node, write):
+            await asyncio.sleep(max(0.0, until - self.now))
+            raise Unreachable("no answer: the commit waits for a standby")
+        return app, node
+
+    async def clients(self, name: tuple[str, str], every_s: float = 0.1) -> None:
+        """Writes through the public name for ever, as the load client of the lab does."""
+        while True:
+            await asyncio.sleep(every_s)
+            self._written += 1
+            number = self._written
+            try:
+                site = self.site_at[self.resolve("clients", *name).values[0]]
+                _, node = await self.request(site, 1.0, number)
+            except (Unreachable, Rejected):
+                continue
+            self.acknowledge(node, number)
+
+    # ---- names ----
+
+    def resolve(self, resolver: str, name: str, rdtype: str) -> RRset:
+        """As a caching resolver answers. Raises Unreachable for a name that does not exist."""
+        kept = self.cached.get((resolver, name))
+        if kept is not None and kept[1] > self.now:
+            return kept[0]
+        found = self.records.get((name, rdtype))
+        if found is None:
+            raise Unreachable(f"{name} does not exist")
+        self.cached[resolver, name] = (found.rrset, self.now + found.rrset.ttl)
+        return found.rrset
+
+    def sites_of(self, addresses: Iterable[str]) -> set[str]:
+        """The sites that ``addresses`` are in."""
+        return {self.site_at[a] for a in addresses if a in self.site_at}
