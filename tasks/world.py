@@ -85,8 +85,8 @@ class Record:
 
 
 @dataclass
-class World:
-    """Everything there is. Sites and nodes by name."""
+class Data:
+    """Everything there is, and how the database behaves. Sites and nodes by name."""
 
     sites: tuple[str, ...]
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -196,7 +196,10 @@ class World:
         """Nodes that take writes now."""
         return [n for n in self.nodes.values() if n.writable]
 
-    # ---- the way of a client ----
+
+@dataclass
+class World(Data):
+    """The same, with the ways of clients through it: balancers, application servers, names."""
 
     def servers(self, site: str, pool: str) -> dict[str, str]:
         """Server -> admin state. Raises Unreachable where the balancer is gone."""
