@@ -34,6 +34,8 @@ from tasks.world import World
 RESTART_S = 1.0
 PERSON_S = 5.0
 MOST_STARTS = 12
+PEOPLE = 2
+"""How often a person resumes a run that ended badly."""
 PAUSE_S = 30.0
 """Longer than any lease."""
 AFTERWARDS_S = 5.0
@@ -152,7 +154,7 @@ class Play:
         return asyncio.create_task(self.world.clients(name)) if name and self.world.nodes else None
 
     async def _story(self) -> None:
-        people = 2
+        people = PEOPLE
         for _ in range(MOST_STARTS):
             verdict = await self._engine(f"engine-{len(self.verdicts) + 1}", self._unfinished())
             self.verdicts.append(verdict)
@@ -272,5 +274,6 @@ def state_folder() -> Iterator[Path]:
 
 def play(case: Case, schedule: Schedule, expected: dict[str, Any] | None) -> Story:
     """Play one schedule in a loop, a world and a state folder of its own."""
+    random.seed(case.seed)  # tenacity's jitter
     with state_folder(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(Play(case, schedule, expected).go())
