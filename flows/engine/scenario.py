@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flows.engine.providers import Components
@@ -16,7 +16,7 @@ from tasks.database.protocol import Database
 from tasks.errors import BadInput
 from tasks.simulation import Simulation
 from tasks.traffic.protocol import Balancer
-from tasks.world import ASYNC, DATABASE_POOL, Bucket, Node, Record, World
+from tasks.world import DATABASE_POOL, Bucket, Node, Record, World
 from tasks.zones.protocol import Zone
 
 APP_POOL = "app"
@@ -84,7 +84,9 @@ def _add_nodes(world: World, database: Database, active: str) -> None:
     for name in names:
         node = Node(name, database.site_of(name), replica=name != primary, log=[0], last_commit=world.now)
         node.upstream = None if name == primary else primary
-        node.live, node.note = (world.declared if name == primary else ASYNC), (primary, world.declared)
+        # Set up for the day on which it is the primary itself: its standbys are in another site.
+        others = tuple(n for n in names if database.site_of(n) != node.site)[: len(world.declared.standbys)]
+        node.live = world.declared if name == primary else replace(world.declared, standbys=others)
         world.nodes[name] = node
     # The one that nobody waits for lags, so that it matters which one is promoted.
     lagging = [n for n in reversed(names) if n != primary and n not in world.declared.standbys]
@@ -108,7 +110,7 @@ def _add_pools(world: World, balancer: Balancer) -> None:
 
 def _add_names(world: World, zone: Zone, active: str) -> None:
     for name, rdtype in zone.names():
-        world.records[name, rdtype] = Record(zone.wanted(name, rdtype, active), None)
+        world.records[name, rdtype] = Record(zone.wanted(name, rdtype, active), 0)
         for site in world.sites:
             for value in zone.wanted(name, rdtype, site).values:
                 world.site_at[value] = site

@@ -158,7 +158,9 @@ class Play:
         for _ in range(MOST_STARTS):
             verdict = await self._engine(f"engine-{len(self.verdicts) + 1}", self._unfinished())
             self.verdicts.append(verdict)
-            if verdict == "killed":
+            if verdict.startswith("LeaseHeld"):  # by the engine that took over meanwhile
+                await asyncio.gather(*self.beside, return_exceptions=True)
+            elif verdict == "killed":
                 await asyncio.sleep(RESTART_S)
             elif verdict in ("succeeded", "objective_missed", "undone", "over") or people == 0:
                 return

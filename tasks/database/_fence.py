@@ -27,20 +27,24 @@ class Fence(Undoable):
     component: Annotated[str, ComponentParam("database")] = "database"
 
     async def observe(self, ctx: Context) -> Observation:
-        return await self._look(ctx, waive=False)
+        # An engine that died in the middle may have made it read only and not come to stop it: not done yet.
+        return await self._look(ctx, finish=ctx.run.mode == "graceful" and bool(ctx.intended))
 
-    async def _look(self, ctx: Context, *, waive: bool) -> Observation:
-        """``waive``: only after every means was tried may a waiver stand for the proof."""
+    async def _look(self, ctx: Context, *, waive: bool = False, finish: bool = False) -> Observation:
+        """``waive``: only after every means was tried may a waiver stand for the proof. ``finish``: a primary that is
+        only read only is not fenced yet.
+        """
         database = ctx.component(self.component, Database)
         views = await look(database)
         nodes = suspects(views, database.nodes(ctx.site(self.site)))
         found = await proofs(ctx, database, nodes)
-        loose = [n for n, p in found.items() if not p.fenced]
+        loose = [n for n, p in found.items() if not p.fenced or (finish and _half_done(views[n]))]
         facts: Facts = {
             "component": self.component,
             "views": shown(views.values()),
             "primaries": [n for n in writers(views) if n in nodes],
             "proofs": {n: p.facts() for n, p in found.items()},
+            "loose": loose,
         }
         if waive and loose and "fence" in ctx.run.waivers and not any(n in loose for n in writers(views)):
             facts["waived"] = ctx.run.waivers["fence"]
@@ -55,7 +59,7 @@ class Fence(Undoable):
     async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
         database = ctx.component(self.component, Database)
         facts: Facts = {"means": {}, "final": {}}
-        for node in [n for n, p in observation.facts["proofs"].items() if not p["fenced"]]:
+        for node in observation.facts["loose"]:
             view = await database.view(node)
             if view.reach == "answers" and view.in_recovery:
                 continue  # it became a replica meanwhile
@@ -96,3 +100,7 @@ class Fence(Undoable):
                 failed.append(f"{node}: {e.message}")
         if failed:
             raise NotFenced("not put back: " + "; ".join(failed))
+
+
+def _half_done(view: NodeView) -> bool:
+    return view.reach == "answers" and view.in_recovery is False and view.read_only is True

@@ -81,6 +81,8 @@ class ZoneTwin:
         authoritative = server in self.servers()
 
         def look() -> Answer:
+            if not authoritative and server not in self.resolvers():
+                return Answer(server, "", None, error="no answer")
             if not authoritative:
                 return Answer(server, "NOERROR", self._world.resolve(server, name, rdtype))
             record = self._world.records.get((name, rdtype))

@@ -279,6 +279,19 @@ def test_graceful_fence_notes_the_last_position_before_it_stops_the_node():
     assert facts["final"] == {"w1": {"timeline": 1, "lsn": 100}}
 
 
+def test_a_graceful_fence_that_died_half_way_is_finished():
+    """Read only by SQL and still running: a client may lift that. And its last position is not noted yet."""
+    twin = Twin()
+    twin.read_only = {"w1"}
+    facts, _ = step(Fence(site="failed"), twin, mode="graceful", intended=[{"primaries": ["w1"]}])
+    assert did(twin, "fence") == ["w1"]
+    assert facts["final"] == {"w1": {"timeline": 1, "lsn": 100}}
+    twin = Twin()
+    twin.read_only = {"w1"}
+    step(Fence(site="failed"), twin, mode="graceful")  # not begun by this run: two vantage points say no
+    assert did(twin, "fence") == []
+
+
 def test_a_dead_primary_is_fenced_already_and_its_host_is_only_asked():
     twin = Twin()
     twin.up["w1"] = False

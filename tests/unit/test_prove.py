@@ -85,9 +85,9 @@ def test_a_runbook_that_has_nothing_to_do_proves_nothing():
 def test_a_small_proof_counts_what_it_did():
     found = prove(Question("lab", "rejoin", ("forced",), every=60, depth=3), 1)
     assert found.holds
-    assert list(found.cases) == ["forced failed-over"]
+    assert list(found.cases) == ["forced healthy", "forced failed-over"]
     assert found.tally.explored > found.tally.crashes > 60
-    assert set(found.passed_over) == {f"forced {n}" for n in SCENARIOS if n != "failed-over"}
+    assert set(found.passed_over) == {f"forced {n}" for n in SCENARIOS if n not in ("healthy", "failed-over")}
 
 
 def test_crashes_are_never_left_out():
