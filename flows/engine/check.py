@@ -102,8 +102,6 @@ def _check_step(work: _Checked, index: int, step: StepSpec) -> None:
     if action.irreversible != step.irreversible:
         say = "cannot be reversed: say irreversible: true, so that everyone sees the point of no return"
         work.fault("irreversible", f"{step.action} {say if action.irreversible else 'is not irreversible'}", index)
-    if step.irreversible and step.on_failure == "undo":
-        work.fault("irreversible", "on_failure: undo cannot undo an irreversible step", index, "on_failure")
     objectives = target_objectives(work.target)
     if step.restores is not None and step.restores not in objectives:
         work.fault(
@@ -238,7 +236,7 @@ def _build(work: _Checked, mode: Mode) -> Plan:
             timeout_s=spec.timeout,
             attempts=spec.attempts,
             backoff_s=spec.backoff,
-            on_failure=spec.on_failure,
+            on_failure=spec.on_failure_in(mode),
             irreversible=spec.irreversible,
             restores=spec.restores,
         )

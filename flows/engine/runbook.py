@@ -15,12 +15,20 @@ from flows.engine.findings import Finding, InvalidFiles, nearest
 from flows.engine.system import Name
 from flows.engine.thresholds import Strict
 from flows.engine.yamlfile import Document
+from tasks.contract import Mode
 from tasks.quantities import Duration
 
 OnFailure = Literal["stop", "continue", "undo", "ask"]
 Scalar = str | int | float | bool
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
+
+
+class OnFailureByMode(Strict):
+    """What to do after a failed step, where that depends on the mode."""
+
+    forced: OnFailure = "stop"
+    graceful: OnFailure = "stop"
 
 
 class StepSpec(Strict):
@@ -31,7 +39,8 @@ class StepSpec(Strict):
         timeout: seconds that one attempt may take, observe, apply and confirm together.
         attempts: how often it is tried in all.
         backoff: seconds before the second attempt; doubles, with jitter, up to 30 s.
-        on_failure: ``stop`` the run; ``continue`` with what does not need this step; ``undo`` what was done;
+        on_failure: one word, or one a mode (``{forced: stop, graceful: undo}``):
+            ``stop`` the run; ``continue`` with what does not need this step; ``undo`` what was done;
             ``ask`` a person.
         irreversible: the point of no return: after it, nothing before it is undone.
         restores: the component whose RTO clock stops when this step is confirmed.
@@ -46,11 +55,15 @@ class StepSpec(Strict):
     timeout: Duration = 30.0
     attempts: int = Field(default=1, ge=1, le=20)
     backoff: Duration = 0.2
-    on_failure: OnFailure = "stop"
+    on_failure: OnFailure | OnFailureByMode = "stop"
     irreversible: bool = False
     restores: str | None = None
     needs: tuple[str, ...] | None = None
     when: Literal["forced", "graceful"] | None = None
+
+    def on_failure_in(self, mode: Mode) -> OnFailure:
+        """The policy in ``mode``."""
+        return self.on_failure if isinstance(self.on_failure, str) else getattr(self.on_failure, mode)
 
 
 class Runbook(Strict):

@@ -32,6 +32,8 @@ class StepState:
     """An effect was begun and nothing since has told whether it happened."""
     doubted: bool = False
     """So it was of an earlier attempt: what a later one knows of its own effect settles nothing about that."""
+    perhaps: bool = False
+    """At some time it could not be told whether its effect happened: later failures do not take that back."""
     intents: tuple[Facts, ...] = ()
     """Facts of every intent of this run, oldest first."""
     undo_tried: bool = False
@@ -86,6 +88,7 @@ def advance(state: RunState, record: Record) -> None:
         # what failed, or never came to run because of it, gets another chance; what is true stays. A run that went
         # back goes on going back: it is the undo that gets another chance.
         for step in state.steps.values():
+            step.perhaps = step.perhaps or (step.in_flight and step.uncertain)
             if step.outcome == "undo_failed":
                 step.undo_tried = False
             elif step.outcome in ("failed", "skipped", "unknown") and not state.undoing:
@@ -111,12 +114,15 @@ def _advance_step(state: RunState, step: StepState, record: Record) -> None:
         step.started_at = step.started_at or record["started_at"]
     elif record["type"] == "attempt_failed":
         step.error = record["error"]
+        known = record["stage"] == "observe" or (record["stage"] == "apply" and record["error"]["state_known"])
+        step.perhaps = step.perhaps or (step.intent and not known)
         # Looking says nothing about earlier attempts, and a failure to read back nothing about the effect.
         if record["stage"] == "apply":
             step.uncertain = step.doubted or not record["error"]["state_known"]
     else:
         step.outcome = record["outcome"]
         step.uncertain = step.doubted = record["outcome"] == "unknown"
+        step.perhaps = step.perhaps or step.uncertain
         step.facts = record["facts"]
         step.summary = record["summary"]
         if record["outcome"] in ("undone", "undo_failed"):
@@ -175,7 +181,8 @@ def undoable(plan: Plan, state: RunState) -> tuple[tuple[PlannedStep, ...], tupl
     """Steps to undo, newest first, and done steps that stay as they are because they cannot be undone.
 
     Undo goes back to the newest irreversible step that took (or may have taken) effect and no further: putting back
-    what came before a promotion would make a second writer, also when an earlier run promoted.
+    what came before a promotion would make a second writer, also when an earlier run promoted. One that failed, and of
+    which it was known at every moment that nothing happened, is no such point.
     """
     ended = [plan.by_id[i] for i in state.order if i in plan.by_id]
     touched = [s for s in ended if state.of(s.id).intent or (s.irreversible and state.of(s.id).outcome in GOOD)]
@@ -186,6 +193,8 @@ def undoable(plan: Plan, state: RunState) -> tuple[tuple[PlannedStep, ...], tupl
     for step in reversed(touched):
         outcome = state.of(step.id).outcome
         if outcome == "skipped" or state.of(step.id).undo_tried:
+            continue
+        if step.irreversible and outcome == "failed" and not state.of(step.id).perhaps:
             continue
         if step.irreversible:
             passed_point = True

@@ -206,3 +206,38 @@ def test_an_undo_is_refused_without_the_lease(kit):
     played = kit.play(kit.chain(kit.step("a"), kit.step("b", on_failure="undo")), world, check=check)
     assert played.outcome("a") == "undo_failed"
     assert world.true == {"a"}
+
+
+# ---- a point of no return that was not passed ----
+
+
+def point(kit, script):
+    steps = (kit.step("f", kit.Fence), kit.step("p", kit.Promote, attempts=2, on_failure="undo"))
+    return kit.play(kit.chain(*steps), kit.World(script=script))
+
+
+@pytest.mark.parametrize("how", [["unsafe"], ["refuse", "refuse"], ["refuse", "unsafe"]])
+def test_what_certainly_did_not_happen_is_no_point_of_no_return(kit, how):
+    """Seen on the lab: a planned switchover refused at the promotion left the writes held."""
+    played = point(kit, {"apply p": how})
+    assert (played.verdict, played.outcome("f")) == ("undone", "undone")
+    assert played.world.true == set()
+
+
+@pytest.mark.parametrize("how", [["vanish", "refuse"], ["vanish", "unsafe"], ["refuse", "vanish"], ["bug", "refuse"]])
+def test_what_may_have_happened_is_one(kit, how):
+    """No reply once, and a clear refusal later: the effect may still be on its way."""
+    played = point(kit, {"apply p": how})
+    assert played.outcome("f") == "done"
+    assert played.world.true == {"f"}
+
+
+def test_what_a_dead_engine_began_may_have_happened(kit):
+    steps = (kit.step("f", kit.Fence), kit.step("p", kit.Promote, on_failure="undo"))
+    plan, world = kit.chain(*steps), kit.World(script={"apply p": ["vanish"]})
+    first = kit.play(plan, world, kit.Journal(kill_after=4))
+    assert first.records[-1]["type"] == "intent"
+    world.script["apply p"] = ["unsafe"]
+    again = kit.play(plan, world, kit.Journal(first.records))
+    assert again.outcome("p") == "failed"
+    assert again.outcome("f") == "done"
