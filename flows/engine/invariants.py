@@ -12,7 +12,7 @@ from tasks.simulation import Process, Simulation
 from tasks.world import World
 
 RESTS = ("intent", "undo_intent")
-SETTLED = ("outcome",)
+SETTLED = ("done", "already", "undone")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Rules:
                 self._heads.append(record)
         elif kind in RESTS:
             flying[record["step"]] = record["action"]
-        elif kind in SETTLED:
+        elif kind == "outcome" and record["outcome"] in SETTLED:  # a failed one is still open to a resume
             flying.pop(record["step"], None)
         if kind == "undo_started":
             self._undone = {s: set() for s in record["steps"]}

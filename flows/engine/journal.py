@@ -34,6 +34,12 @@ class JournalUnwritable(RelightError):
     """A record could not be made durable. Nothing may be changed any more, since nothing could be proven."""
 
 
+class JournalTaken(JournalUnwritable):
+    """Another engine goes on with this run: it wrote to the journal behind this one's back."""
+
+    exit_code = 3
+
+
 class Journal(Protocol):
     """Where records go. ``append`` returns the record with its place in the chain."""
 
@@ -144,6 +150,7 @@ class FileJournal:
             if found.torn:
                 os.ftruncate(self._file, found.good_bytes)
                 os.fsync(self._file)
+            self._size = os.fstat(self._file).st_size
             directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(directory)  # the file's own name must survive a crash too
@@ -169,6 +176,11 @@ class FileJournal:
         """
         if self._broken is not None:
             raise self._broken
+        if os.fstat(self._file).st_size != self._size:
+            self._broken = JournalTaken(
+                f"journal {self.path} is not as this engine left it: another one goes on with the run. This one stops."
+            )
+            raise self._broken
         record, line = sealed(self.head, len(self._records) + 1, at, kind, body)
         data = line.encode() + b"\n"
         try:
@@ -182,6 +194,7 @@ class FileJournal:
                 " Make room or repair the disk, then resume."
             )
             raise self._broken from e
+        self._size += len(data)
         self._records.append(record)
         return record
 

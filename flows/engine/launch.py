@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import getpass
 import hashlib
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.engine import check, killswitch, places, report, runbook, system
+from flows.engine import lease as leases
 from flows.engine.findings import Finding
 from flows.engine.journal import FileJournal, Record, of_type, read
-from flows.engine.lease import FileLease
+from flows.engine.lease import FileLease, Holder
 from flows.engine.plan import Plan
 from flows.engine.providers import Components
 from flows.engine.roles import Roles, Wish, resolve
@@ -30,7 +32,7 @@ from flows.engine.state import fold
 from flows.engine.stepping import Ask
 from tasks.clock import Clock, LoopClock
 from tasks.contract import Mode, RunInfo
-from tasks.errors import BadInput, RelightError
+from tasks.errors import BadInput, LeaseHeld, RelightError
 from tasks.network import Network, Sockets
 from tasks.zones.protocol import Zone
 
@@ -113,6 +115,7 @@ class Ground:
     network: Network = field(default_factory=Sockets)
     dice: random.Random = field(default_factory=random.Random)
     journal: Callable[[Path], FileJournal] = FileJournal
+    elapsed: Callable[[], float] = leases.elapsed
     held: Callable[[FileLease], FileLease] = lambda lease: lease
     """Sees each lease that was taken."""
 
@@ -136,8 +139,8 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
     async with ground.providers(ready, clock) as components:
         killswitch.check()
         run_id = new_run_id(begun, request)
-        lease = ground.held(_lease(ready.plan.system, run_id, begun, await _newest_epoch(components)))
-        try:
+        lease = _lease(ground, ready.plan.system, run_id, begun, await _newest_epoch(components))
+        async with _kept(lease, clock):
             # Under the lease: a run that ends meanwhile may have swapped the roles.
             roles = await resolve(ready.loaded.system, components, request.wish)
             folder = places.state_home() / "runs" / run_id
@@ -149,8 +152,6 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
                 runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
                 runner.record("run_started", **_header(ready, request, roles, info, begun))
                 return await _go(runner, folder, heard)
-        finally:
-            lease.release()
 
 
 async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground | None = None) -> report.Report:
@@ -168,8 +169,8 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
         )
     async with ground.providers(ready, clock) as components:
         killswitch.check()
-        lease = ground.held(_lease(ready.plan.system, folder.name, clock.utc(), await _newest_epoch(components)))
-        try:
+        lease = _lease(ground, ready.plan.system, folder.name, clock.utc(), await _newest_epoch(components))
+        async with _kept(lease, clock):
             journal = ground.journal(folder / "journal.jsonl")
             info = RunInfo(
                 run_id=folder.name,
@@ -188,8 +189,6 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
                     heard.record(record)  # so that a view shows what was done before
                 runner.record("run_resumed", epoch=lease.epoch, operator=_operator(""), torn_bytes=len(journal.torn))
                 return await _go(runner, folder, heard)
-        finally:
-            lease.release()
 
 
 def _resumable(run_id: str, records: tuple[Record, ...]) -> Record:
@@ -224,8 +223,32 @@ def _write(folder: Path, result: report.Report) -> None:
         new.replace(folder / name)
 
 
-def _lease(name: str, run_id: str, now: datetime, floor: int) -> FileLease:
-    return FileLease.acquire(places.state_home() / "systems" / name, run_id, now, floor)
+def _lease(ground: Ground, name: str, run_id: str, now: datetime, floor: int) -> FileLease:
+    holder = Holder(run_id, now, floor, elapsed=ground.elapsed, doing=_doing)
+    return ground.held(FileLease.acquire(places.state_home() / "systems" / name, holder))
+
+
+@contextlib.asynccontextmanager
+async def _kept(lease: FileLease, clock: Clock) -> AsyncIterator[None]:
+    """The lease renewed all the while, and given up at the end."""
+    keeping = asyncio.create_task(lease.keep(clock))
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        lease.release()
+
+
+def _doing(run_id: str) -> str:
+    """Which steps of a run of this machine are under way, as its journal says; empty where that cannot be read."""
+    try:
+        state = fold(read(places.run_folder(run_id) / "journal.jsonl").records)
+    except RelightError:
+        return ""
+    flying = [name for name, step in state.steps.items() if step.in_flight]
+    return (
+        f"at step {', '.join(flying)}" if flying else f"after step {state.order[-1]}" if state.order else "at its start"
+    )
 
 
 async def _newest_epoch(components: Components) -> int:
@@ -255,6 +278,14 @@ def _run(ready: Ready, info: RunInfo, roles: Roles, live: Live) -> Run:
         killswitch.check()
         live.lease.check()
 
+    def holds() -> None:
+        try:
+            live.lease.check()
+        except LeaseHeld:
+            raise
+        except RelightError:
+            return  # what cannot be read stops effects, not the record of what was done
+
     return Run(
         info=info,
         plan=ready.plan,
@@ -263,6 +294,7 @@ def _run(ready: Ready, info: RunInfo, roles: Roles, live: Live) -> Run:
         rpo_s=ready.rpo_s,
         components=live.components,
         check=allowed,
+        holds=holds,
         clock=live.clock,
         network=live.network,
         incident_started_at=datetime.fromisoformat(info.incident_started_at),

@@ -22,6 +22,7 @@ class Run:
         rto_s: component -> seconds; likewise rpo_s.
         components: component name -> provider instance.
         check: raises when this run may no longer change anything (lease lost, kill switch on).
+        holds: raises when the lease is lost: then nothing is recorded either, somebody else may go on with the run.
     """
 
     info: RunInfo
@@ -34,3 +35,4 @@ class Run:
     clock: Clock
     incident_started_at: datetime
     network: Network
+    holds: Callable[[], None] = lambda: None

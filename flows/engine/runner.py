@@ -14,6 +14,7 @@ from flows.engine.run import Run
 from flows.engine.state import RunState, Verdict, advance, decide, fold
 from flows.engine.stepping import Ask, StepRun
 from flows.engine.verdict import concluded, reason
+from tasks.errors import LeaseHeld
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Runner:
     dice: random.Random = field(default_factory=random.Random)
     state: RunState = field(init=False)
     _halt: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    _broken: JournalUnwritable | None = field(init=False, default=None)
+    _broken: JournalUnwritable | LeaseHeld | None = field(init=False, default=None)
     _live: dict[str, tuple[StepRun | None, asyncio.Task[None]]] = field(init=False, default_factory=dict)
     """What is under way; an undo has no StepRun of its own and is never interrupted."""
 
@@ -58,12 +59,13 @@ class Runner:
         self.run.check()
 
     def record(self, kind: str, **body: object) -> Record:
-        """Append to the journal, advance the state, tell the listener. Raises JournalUnwritable."""
+        """Append to the journal, advance the state, tell the listener. Raises JournalUnwritable, LeaseHeld."""
         if self._broken is not None:
             raise self._broken
         try:
+            self.run.holds()
             record = self.journal.append(self.run.clock.utc(), kind, **body)
-        except JournalUnwritable as e:
+        except (JournalUnwritable, LeaseHeld) as e:
             self._broken = e
             raise
         advance(self.state, record)

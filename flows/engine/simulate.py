@@ -211,7 +211,7 @@ class Play:
         clock = ProcessClock(self.world.utc())
 
         def held(lease: FileLease) -> FileLease:
-            process.on_death.append(lease.release)
+            process.on_death.append(lease.drop)
             return lease
 
         return launch.Ground(
@@ -221,6 +221,7 @@ class Play:
             network=NetworkTwin(self.world, self.sim),
             dice=random.Random(self.case.seed),  # noqa: S311 - jitter that can be repeated, not a secret
             journal=lambda path: MortalJournal(path, process, self.sim, self.rules.seen),
+            elapsed=lambda: asyncio.get_running_loop().time(),
             held=held,
         )
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from flows.engine import launch, simulate, state
+from flows.engine import launch, lease, simulate, state
 from flows.engine.attempt import Attempt
+from flows.engine.lease import FileLease
 from flows.engine.prove import Question, Tally, chosen_singles, draw, prove
 from flows.engine.runner import Runner
 from flows.engine.scenario import SCENARIOS, Scenario
@@ -158,6 +160,22 @@ def test_found_a_lagging_replica_is_promoted(monkeypatch):
     assert play(case("kill-primary"), (), None).verdict == "refused"  # the measured loss stops it
     monkeypatch.setattr(_loss, "judge", lambda loss, _rpo_s: replace(real_judge(loss, None), met=True))
     assert "loss budget" in broken_by(case("kill-primary"))
+
+
+def test_found_no_epoch_is_checked(monkeypatch):
+    """An engine that stood still past its lease goes on where it was, beside the one that took over."""
+
+    def at_an_effect(event: Event, kind: str) -> bool:
+        return kind == "pause" and event.kind == "change" and "traffic.set_admin" in event.what
+
+    assert broken_by(case("kill-primary"), at_an_effect) == set()
+    monkeypatch.setattr(FileLease, "check", lambda _self: None)
+    assert "one run per system" in broken_by(case("kill-primary"), at_an_effect)
+
+
+def test_found_the_lease_refuses_nobody(monkeypatch):
+    monkeypatch.setattr(lease, "_locked", lambda folder: os.open(folder / "lease.lock", os.O_RDWR | os.O_CREAT))
+    assert broken_by(case("kill-primary"), lambda _event, kind: kind == "second")
 
 
 def _lags(world: World) -> None:
