@@ -41,7 +41,7 @@ class Rules:
         simulation.guarded, simulation.settled = self.guarded, self.settled
         self._flying: dict[str, dict[str, str]] = {}
         """run -> step -> action, of what was intended and is not settled, by whichever engine."""
-        self._newest = 0
+        self.newest = 0
         self._undone: dict[str, set[str]] = {}
         self._engines: list[Process] = []
         self._domains = {n: c.provider.partition(".")[0] for n, c in ready.loaded.system.components.items()}
@@ -56,7 +56,7 @@ class Rules:
         process.run_id = run_id
         if kind in ("run_started", "run_resumed"):
             process.epoch = record["epoch"]
-            self._newest = max(self._newest, process.epoch)
+            self.newest = max(self.newest, process.epoch)
             self._engines.append(process)
             if kind == "run_started":
                 self._heads.append(record)
@@ -81,9 +81,9 @@ class Rules:
 
     def guarded(self, process: Process, component: str, what: str) -> None:
         """Right before an effect is sent."""
-        if process.epoch != self._newest:
+        if process.epoch != self.newest:
             stale = f"{process.name} (epoch {process.epoch})"
-            self.world.violate(f"one run per system: {stale} changed {what} while epoch {self._newest} runs")
+            self.world.violate(f"one run per system: {stale} changed {what} while epoch {self.newest} runs")
         domain = "health" if component == "network" else self._domains.get(component, component)
         steps = self._flying.get(process.run_id, {})
         if not any(a.partition(".")[0] == domain for a in steps.values()):

@@ -176,7 +176,7 @@ class FileJournal:
         """
         if self._broken is not None:
             raise self._broken
-        if os.fstat(self._file).st_size != self._size:
+        if not self._untouched():
             self._broken = JournalTaken(
                 f"journal {self.path} is not as this engine left it: another one goes on with the run. This one stops."
             )
@@ -197,6 +197,10 @@ class FileJournal:
         self._size += len(data)
         self._records.append(record)
         return record
+
+    def _untouched(self) -> bool:
+        """Nobody wrote to the file but this object."""
+        return os.fstat(self._file).st_size == self._size
 
     def close(self) -> None:
         """Safe to repeat."""

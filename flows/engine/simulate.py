@@ -250,7 +250,8 @@ class Play:
             await asyncio.sleep(PAUSE_S)
             run_id = self._unfinished()
             going = asyncio.create_task(self._engine("successor", run_id)) if run_id else None
-            await asyncio.sleep(1.0)
+            while going and not going.done() and self.rules.newest <= stopped.epoch:
+                await asyncio.sleep(0.01)
             stopped.going.set()
             if going:
                 await going

@@ -11,6 +11,7 @@ import pytest
 
 from flows.engine import launch, lease, simulate, state
 from flows.engine.attempt import Attempt
+from flows.engine.journal import FileJournal
 from flows.engine.lease import FileLease
 from flows.engine.prove import Question, Tally, chosen_singles, draw, prove
 from flows.engine.runner import Runner
@@ -170,6 +171,8 @@ def test_found_no_epoch_is_checked(monkeypatch):
 
     assert broken_by(case("kill-primary"), at_an_effect) == set()
     monkeypatch.setattr(FileLease, "check", lambda _self: None)
+    assert broken_by(case("kill-primary"), at_an_effect) == set()  # the journal is the second guard
+    monkeypatch.setattr(FileJournal, "_untouched", lambda _self: True)
     assert "one run per system" in broken_by(case("kill-primary"), at_an_effect)
 
 
