@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.engine import eventloop, journal, launch, places, preview, report, roles, view
+from flows.engine import eventloop, journal, launch, outlook, places, preview, report, roles, view
 from flows.engine import validate as validation
 from tasks import catalog
 from tasks.contract import Mode, Undoable
@@ -119,15 +120,17 @@ def plan_json(ready: launch.Ready, found: roles.Roles, previews: list[preview.Pr
 
 @app.command()
 def status(run_id: RunArgument = "last", as_json: JsonOption = False) -> None:
-    """Say where a run stands: what is done, what remains.
+    """Say where a run stands: what is done, what remains, what could still be put back, when it will be over at worst.
 
-    Example: `relight status last`
+    Example: `relight status last`, `relight status last --json`
     """
-    result = report.build(places.run_folder(run_id) / "journal.jsonl")
+    file = places.run_folder(run_id) / "journal.jsonl"
+    result, ahead = report.build(file), outlook.of(journal.read(file).records, datetime.now(UTC))
     if as_json:
-        print(result.to_json())
+        _print_json({**json.loads(result.to_json()), "outlook": ahead.model_dump()})
     else:
         out.print(view.report_view(result))
+        out.print(view.outlook_view(result, ahead))
 
 
 @app.command(name="report")

@@ -250,7 +250,7 @@ class Play:
             await asyncio.sleep(PAUSE_S)
             run_id = self._unfinished()
             going = asyncio.create_task(self._engine("successor", run_id)) if run_id else None
-            while going and not going.done() and self.rules.newest <= stopped.epoch:
+            while going and not going.done() and self.rules.newest <= stopped.epoch:  # noqa: ASYNC110 - virtual time
                 await asyncio.sleep(0.01)
             stopped.going.set()
             if going:

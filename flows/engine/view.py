@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.engine.journal import Record
+from flows.engine.outlook import Outlook
 from flows.engine.preview import Preview
 from flows.engine.report import Report, seconds, yes_no
 from tasks.quantities import show_duration
@@ -205,6 +206,30 @@ def report_view(report: Report) -> Group:
         load.add_row(*(str(v) for v in report.measured["load"].values()))
         parts.append(load)
     parts += [_steps(report), Text(f"journal {report.journal.path} ({report.journal.records} records)", "dim")]
+    return Group(*parts)
+
+
+def outlook_view(report: Report, ahead: Outlook) -> Group:
+    """What remains of a run, and what going back would mean here."""
+    if ahead.unknown:
+        return Group(Text(f"what remains cannot be told: {ahead.unknown}", "yellow"))
+    parts: list[Any] = []
+    if ahead.remains:
+        parts.append(Text("Remains", "bold"))
+        parts += [
+            Text(f"  {s.id}{' (under way)' if s.in_flight else ''}: at worst {show_duration(s.worst_case_s)}")
+            for s in ahead.remains
+        ]
+        for component, seconds_ in ahead.predicted_s.items():
+            parts.append(Text(f"  {component} restored at worst {show_duration(seconds_)} after the incident began"))
+    if ahead.point_of_no_return:
+        said = "was passed, or may have been" if ahead.passed else "is not passed"
+        parts.append(Text(f"The point of no return ({ahead.point_of_no_return}) {said}.", "bold"))
+    back = ", ".join(ahead.would_undo) or "nothing"
+    stays = f"; stays as it is: {', '.join(ahead.would_stay)}" if ahead.would_stay else ""
+    parts.append(Text(f"Going back would put back: {back}{stays}."))
+    if report.verdict not in ("succeeded", "objective_missed", "undone"):
+        parts.append(Text(f"Go on with: relight resume {report.run_id}", "bold"))
     return Group(*parts)
 
 
