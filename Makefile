@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+EVERY ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help install drill test unit check format endurance lock schema clean
+.PHONY: help install drill test unit check format endurance prove crash lock schema clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +43,13 @@ format: install ## format the code
 
 endurance: install ## five failovers there and back for each fault, with figures
 	$(BIN)/python tests/benchmarks/endurance.py
+
+prove: install ## every shipped runbook against a simulated world in which everything goes wrong
+	$(BIN)/relight prove failover --system lab --every $(EVERY) --depth 50
+	$(BIN)/relight prove rejoin --system lab --every $(EVERY) --depth 50
+
+crash: install ## the engine killed at every record of a real failover, each in a failover of its own
+	RELIGHT_CRASH=all $(BIN)/python -m pytest -s tests/real/test_crash.py
 
 schema: install ## write runbooks/*.schema.json again, from the models
 	$(BIN)/python -m flows.engine.schema
