@@ -16,6 +16,9 @@ from flows.engine.stepping import Ask, StepRun
 from flows.engine.verdict import concluded, reason
 from tasks.errors import LeaseHeld
 
+HOLD_S = 1.0
+"""How often a run that only waits looks whether the system is still its own."""
+
 
 @dataclass
 class Runner:
@@ -76,15 +79,27 @@ class Runner:
         """Run until nothing is left to do; journal the verdict. Raises JournalUnwritable."""
         watch = Watch(self.run.rto_s, self.run.incident_started_at, self.run.plan, self.journal.records)
         watching = asyncio.create_task(watch.go(self.run.clock, self.state, self.record))
+        holding = asyncio.create_task(self._hold())
         try:
             await self._steps()
         finally:
             watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            holding.cancel()
+            await asyncio.gather(watching, holding, return_exceptions=True)
         met = all_met(self.journal.records, self.run.rto_s, self.run.rpo_s)
         verdict = concluded(self.run.plan, self.state, objectives_met=met)
         self.record("run_ended", verdict=verdict, reason=reason(self.run, self.state, verdict))
         return verdict
+
+    async def _hold(self) -> None:
+        """Stop when the lease is lost, also while a step only waits."""
+        while self._broken is None:
+            await self.run.clock.sleep(HOLD_S)
+            try:
+                self.run.holds()
+            except LeaseHeld as e:
+                self._broken = e
+                self.halt()
 
     async def _steps(self) -> None:
         halting = asyncio.create_task(self._halt.wait())
