@@ -28,7 +28,7 @@ from flows.engine.providers import Components
 from flows.engine.roles import Roles, Wish, resolve
 from flows.engine.run import Run
 from flows.engine.runner import Runner
-from flows.engine.state import fold
+from flows.engine.state import fold, reopened
 from flows.engine.stepping import Ask
 from tasks.clock import Clock, LoopClock
 from tasks.contract import Mode, RunInfo
@@ -187,7 +187,13 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
                 runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
                 for record in journal.records:
                     heard.record(record)  # so that a view shows what was done before
-                runner.record("run_resumed", epoch=lease.epoch, operator=_operator(""), torn_bytes=len(journal.torn))
+                runner.record(
+                    "run_resumed",
+                    epoch=lease.epoch,
+                    operator=_operator(""),
+                    torn_bytes=len(journal.torn),
+                    reopened=reopened(ready.plan, runner.state),
+                )
                 return await _go(runner, folder, heard)
 
 

@@ -93,6 +93,8 @@ def advance(state: RunState, record: Record) -> None:
                 step.undo_tried = False
             elif step.outcome in ("failed", "skipped", "unknown") and not state.undoing:
                 step.outcome = None
+        for step_id in record.get("reopened", ()):
+            state.of(step_id).outcome = None
         state.order = [i for i in state.order if state.steps[i].outcome is not None]
     elif kind == "run_ended":
         state.ended = record["verdict"]
@@ -175,6 +177,22 @@ def decide(plan: Plan, state: RunState, running: Iterable[str] = ()) -> Decision
             start.append(step)
     # while something still runs nothing is written off: its end may change the picture
     return Decision(tuple(start), {} if busy or start else skip)
+
+
+def reopened(plan: Plan, state: RunState) -> list[str]:
+    """Checks to ask again when a run is taken up: what they said may be long ago.
+
+    Those that are done, and that a changing step which has not ended well needs directly, on the way to a point of no
+    return that was not begun: before a fence it is asked again whether the primary is down at all. Behind the fence it
+    is not: it is down because of it.
+    """
+    if state.undoing:
+        return []
+    ahead = [s.id for s in plan.steps if s.irreversible and not state.of(s.id).intent]
+    leads = {i for point in ahead for i in (point, *plan.ancestors(point))}
+    asking = [s for s in plan.steps if s.id in leads and not s.action.read_only and state.of(s.id).outcome not in GOOD]
+    needed = {n for s in asking for n in s.needs}
+    return [s.id for s in plan.steps if s.id in needed and s.action.read_only and state.of(s.id).outcome in GOOD]
 
 
 def undoable(plan: Plan, state: RunState) -> tuple[tuple[PlannedStep, ...], tuple[PlannedStep, ...]]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.engine.state import GOOD, advance, decide, fold
+from flows.engine.state import GOOD, advance, decide, fold, reopened
 
 
 def straight(kit):
@@ -153,6 +153,49 @@ def test_what_failed_gets_another_chance_and_what_is_done_stays(kit):
     again = kit.play(plan, world, first.journal)
     assert (again.verdict, again.state.of("b").attempts) == ("succeeded", 2)
     assert world.effects == {"apply a": 1, "apply b": 1, "apply c": 1}
+
+
+# ---- checks are asked again ----
+
+
+def guarded(kit):
+    return kit.chain(kit.step("c", kit.Check), kit.step("f", kit.Fence), kit.step("p", kit.Promote), kit.step("e"))
+
+
+@pytest.mark.parametrize(
+    ("cut", "again"),
+    [
+        (1, []),  # nothing was asked yet
+        (2, ["c"]),  # stopped before the fence: the primary may have come back
+        (3, ["c"]),  # in the middle of it
+        (4, []),  # the primary is down because of the fence
+        (5, []),
+        (6, []),
+    ],
+)
+def test_a_check_before_the_point_of_no_return_is_asked_again(kit, cut, again):
+    plan = guarded(kit)
+    whole = kit.play(plan, kit.World(true={"c"}))
+    assert reopened(plan, fold(whole.records[:cut])) == again
+
+
+def test_a_check_that_no_longer_holds_stops_the_run_before_its_effect(kit):
+    """Killed before the fence, resumed an hour later: the primary is healthy by then, and stays as it is."""
+    plan, world = guarded(kit), kit.World(true={"c"})
+    first = kit.play(plan, world, kit.Journal(kill_after=2))
+    world.true.discard("c")
+    state = fold(first.records)
+    resumed = {"type": "run_resumed", "epoch": 2, "reopened": reopened(plan, state)}
+    advance(state, resumed)
+    assert [s.id for s in decide(plan, state).start] == ["c"]
+    advance(state, {"type": "run_resumed", "epoch": 3})
+    assert state.of("c").outcome is None
+
+
+def test_nothing_is_asked_again_on_the_way_back(kit):
+    plan = kit.chain(kit.step("c", kit.Check), kit.step("f", kit.Fence, on_failure="undo"), kit.step("p", kit.Promote))
+    played = kit.play(plan, kit.World(true={"c"}, script={"apply f": ["refuse!"]}))
+    assert reopened(plan, played.state) == []
 
 
 # ---- any plan, any weather, killed anywhere ----
