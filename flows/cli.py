@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from flows import cli_prove, cli_read
+from flows import cli_prove, cli_read, cli_serve
 from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption
 from flows.engine import eventloop, gameday, killswitch, launch, places, report, roles, view
 from flows.engine.findings import InvalidFiles
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_read.app)
 app.add_typer(cli_prove.app)
+app.add_typer(cli_serve.app)
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
@@ -224,19 +225,6 @@ def drill(
         asked, lambda request: _follow(request, offline=offline), lambda text: err.print(f"· {text}", style="dim")
     )
     _finish(result, as_json=as_json)
-
-
-@app.command()
-def serve() -> None:
-    """Offer the flows to a Prefect server (PREFECT_API_URL) and run what is started there, until stopped.
-
-    Example: `PREFECT_API_URL=http://127.0.0.1:4200/api relight serve`
-    """
-    if not os.environ.get("PREFECT_API_URL"):
-        raise BadInput("relight serve needs a Prefect server: set PREFECT_API_URL (start one: prefect server start)")
-    from flows import serve as serving  # noqa: PLC0415 - Prefect takes over a second to import
-
-    serving.serve()
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flows.engine import check, killswitch, places, report, runbook, system
+from flows.engine import alive, check, killswitch, places, report, runbook, system
 from flows.engine import lease as leases
 from flows.engine.findings import Finding
 from flows.engine.journal import FileJournal, Record, of_type, read
@@ -148,7 +148,7 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
             incident = request.incident_started_at or begun
             info = run_info(ready.plan, request, run_id, lease.epoch, incident)
             going = _run(ready, info, roles, Live(components, clock, ground.network, lease))
-            with contextlib.closing(journal):
+            with contextlib.closing(journal), alive.hold(folder):
                 runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
                 runner.record("run_started", **_header(ready, request, roles, info, begun))
                 return await _go(runner, folder, heard)
@@ -182,7 +182,7 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
                 waivers=head["waivers"],
             )
             going = _run(ready, info, Roles(head["roles"]), Live(components, clock, ground.network, lease))
-            with contextlib.closing(journal):
+            with contextlib.closing(journal), alive.hold(folder):
                 _resumable(folder.name, journal.records)  # the run may have ended since it was looked at
                 runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
                 for record in journal.records:

@@ -56,7 +56,6 @@ def test_every_finding_is_printed_and_the_code_is_2(folder):
         (("resume", "no-such-run"), 2, "no run 'no-such-run'"),
         (("report", "last"), 2, "no run yet"),
         (("drill", "--system", "shop"), 2, "only the lab"),
-        (("serve",), 2, "PREFECT_API_URL"),
         (("validate", "/no/such/folder"), 2, "no such file or folder"),
     ],
 )
