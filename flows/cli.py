@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from flows import cli_prove, cli_read, cli_serve
+from flows import cli_prove, cli_read, cli_safety, cli_serve
 from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption
-from flows.engine import eventloop, gameday, killswitch, launch, places, report, roles, view
+from flows.engine import eventloop, gameday, launch, places, report, roles, safety, view
 from flows.engine.findings import InvalidFiles
 from flows.engine.runner import Runner
 from tasks.errors import BadInput, RelightError
@@ -34,6 +34,9 @@ app = typer.Typer(
 app.add_typer(cli_read.app)
 app.add_typer(cli_prove.app)
 app.add_typer(cli_serve.app)
+app.add_typer(cli_safety.app)
+
+WAIVERS = ("loss", "fence", safety.WAIVER)
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
@@ -92,6 +95,9 @@ def run(
         list[str] | None, typer.Option("--waive", help="RULE=who and why, for example loss='J. Doe, ticket 12'.")
     ] = None,
     incident: Annotated[str | None, typer.Option("--incident-started", help="ISO 8601; default: now.")] = None,
+    automatic: Annotated[
+        bool, typer.Option("--automatic", help="No person asks (cron, a hook): cool-down and velocity cap count.")
+    ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Do not use a Prefect server.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -99,8 +105,9 @@ def run(
 
     Example: `relight run failover --system lab`
     """
+    wish, waivers = roles.Wish(leave, to), _waivers(waive or [])
     request = launch.Request(
-        system_name, name, mode, roles.Wish(leave, to), _waivers(waive or []), _time(incident), trigger="cli"
+        system_name, name, mode, wish, waivers, _time(incident), trigger="cli", automatic=automatic
     )
     _finish(_follow(request, offline=offline), as_json=as_json)
 
@@ -109,8 +116,8 @@ def _waivers(asked: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in asked:
         rule, _, why = one.partition("=")
-        if rule not in ("loss", "fence") or not why.strip():
-            raise BadInput(f"--waive {one!r}: expected RULE=who and why, with RULE one of loss, fence")
+        if rule not in WAIVERS or not why.strip():
+            raise BadInput(f"--waive {one!r}: expected RULE=who and why, with RULE one of {', '.join(WAIVERS)}")
         found[rule] = why.strip()
     return found
 
@@ -178,25 +185,6 @@ def resume(
     Example: `relight resume last`
     """
     _finish(_follow(run_id, offline=offline), as_json=as_json)
-
-
-@app.command()
-def pause(why: Annotated[str, typer.Argument(help="Why, and who.")]) -> None:
-    """Stop everything: no run starts, and none that runs changes anything more.
-
-    Example: `relight pause "network maintenance, J. Doe"`
-    """
-    file = killswitch.pause_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(why + "\n", encoding="utf-8")
-    out.print(f"paused ({file})", soft_wrap=True)
-
-
-@app.command()
-def unpause() -> None:
-    """Lift the pause."""
-    killswitch.pause_file().unlink(missing_ok=True)
-    out.print("not paused")
 
 
 @app.command()

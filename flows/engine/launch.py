@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import getpass
 import hashlib
@@ -18,11 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flows.engine import alive, check, killswitch, places, report, runbook, system
+from flows.engine import alive, check, killswitch, leasing, places, report, runbook, safety, system
 from flows.engine import lease as leases
 from flows.engine.findings import Finding
 from flows.engine.journal import FileJournal, Record, of_type, read
-from flows.engine.lease import FileLease, Holder
+from flows.engine.lease import Lease
 from flows.engine.plan import Plan
 from flows.engine.providers import Components
 from flows.engine.roles import Roles, Wish, resolve
@@ -34,7 +33,6 @@ from tasks.clock import Clock, LoopClock
 from tasks.contract import Mode, RunInfo
 from tasks.errors import BadInput, LeaseHeld, RelightError
 from tasks.network import Network, Sockets
-from tasks.zones.protocol import Zone
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class Request:
     Attributes:
         waivers: name of a safety rule -> who waives it and why; recorded.
         incident_started_at, detected_at: where known (an alert, a drill); default is the start of the run.
+        automatic: an alert or a schedule asks, not a person: the gates of ``safety`` count.
     """
 
     system: str
@@ -55,6 +54,7 @@ class Request:
     detected_at: datetime | None = None
     trigger: str = "cli"
     operator: str = ""
+    automatic: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,10 @@ class Listeners:
     line: Callable[[str, str], None] = lambda _step, _text: None
     ask: Ask | None = None
     started: Callable[[Runner, Path], None] = lambda _runner, _folder: None
+
+    def waiting(self, text: str) -> None:
+        """A line about the lease, which comes before any step."""
+        self.line("lease", text)
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Ground:
     dice: random.Random = field(default_factory=random.Random)
     journal: Callable[[Path], FileJournal] = FileJournal
     elapsed: Callable[[], float] = leases.elapsed
-    held: Callable[[FileLease], FileLease] = lambda lease: lease
+    held: Callable[[Lease], Lease] = lambda lease: lease
     """Sees each lease that was taken."""
 
     @contextlib.asynccontextmanager
@@ -139,15 +143,21 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
     async with ground.providers(ready, clock) as components:
         killswitch.check()
         run_id = new_run_id(begun, request)
-        lease = _lease(ground, ready.plan.system, run_id, begun, await _newest_epoch(components))
-        async with _kept(lease, clock):
+        policy = ready.loaded.system.safety
+        asked = leasing.Asked(
+            ready.plan.system, run_id, clock, policy, request.automatic, 0, ground.elapsed, heard.waiting, ground.held
+        )
+        async with leasing.turn(asked, components) as turn:
+            if request.automatic:
+                safety.cool_down(policy, ready.plan.system, turn.lease.last, request.waivers, clock.utc())
+                safety.velocity(policy.velocity, ready.plan.system, run_id, clock.utc())
             # Under the lease: a run that ends meanwhile may have swapped the roles.
             roles = await resolve(ready.loaded.system, components, request.wish)
             folder = places.state_home() / "runs" / run_id
-            journal = ground.journal(folder / "journal.jsonl")
+            turn.journal = journal = ground.journal(folder / "journal.jsonl")
             incident = request.incident_started_at or begun
-            info = run_info(ready.plan, request, run_id, lease.epoch, incident)
-            going = _run(ready, info, roles, Live(components, clock, ground.network, lease))
+            info = run_info(ready.plan, request, run_id, turn.lease.epoch, incident)
+            going = _run(ready, info, roles, Live(components, clock, ground.network, turn.lease))
             with contextlib.closing(journal), alive.hold(folder):
                 runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
                 runner.record("run_started", **_header(ready, request, roles, info, begun))
@@ -169,19 +179,22 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
         )
     async with ground.providers(ready, clock) as components:
         killswitch.check()
-        lease = _lease(ground, ready.plan.system, folder.name, clock.utc(), await _newest_epoch(components))
-        async with _kept(lease, clock):
-            journal = ground.journal(folder / "journal.jsonl")
+        asked = leasing.Asked(
+            ready.plan.system, folder.name, clock, ready.loaded.system.safety, head.get("automatic", False),
+            head["epoch"], ground.elapsed, heard.waiting, ground.held,
+        )  # fmt: skip
+        async with leasing.turn(asked, components) as turn:
+            turn.journal = journal = ground.journal(folder / "journal.jsonl")
             info = RunInfo(
                 run_id=folder.name,
                 system=head["system"],
                 runbook=head["runbook"],
                 mode=head["mode"],
-                epoch=lease.epoch,
+                epoch=turn.lease.epoch,
                 incident_started_at=head["incident_started_at"],
                 waivers=head["waivers"],
             )
-            going = _run(ready, info, Roles(head["roles"]), Live(components, clock, ground.network, lease))
+            going = _run(ready, info, Roles(head["roles"]), Live(components, clock, ground.network, turn.lease))
             with contextlib.closing(journal), alive.hold(folder):
                 _resumable(folder.name, journal.records)  # the run may have ended since it was looked at
                 runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
@@ -189,7 +202,7 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
                     heard.record(record)  # so that a view shows what was done before
                 runner.record(
                     "run_resumed",
-                    epoch=lease.epoch,
+                    epoch=turn.lease.epoch,
                     operator=_operator(""),
                     torn_bytes=len(journal.torn),
                     reopened=reopened(ready.plan, runner.state),
@@ -229,46 +242,6 @@ def _write(folder: Path, result: report.Report) -> None:
         new.replace(folder / name)
 
 
-def _lease(ground: Ground, name: str, run_id: str, now: datetime, floor: int) -> FileLease:
-    holder = Holder(run_id, now, floor, elapsed=ground.elapsed, doing=_doing)
-    return ground.held(FileLease.acquire(places.state_home() / "systems" / name, holder))
-
-
-@contextlib.asynccontextmanager
-async def _kept(lease: FileLease, clock: Clock) -> AsyncIterator[None]:
-    """The lease renewed all the while, and given up at the end."""
-    keeping = asyncio.create_task(lease.keep(clock))
-    try:
-        yield
-    finally:
-        keeping.cancel()
-        lease.release()
-
-
-def _doing(run_id: str) -> str:
-    """Which steps of a run of this machine are under way, as its journal says; empty where that cannot be read."""
-    try:
-        state = fold(read(places.run_folder(run_id) / "journal.jsonl").records)
-    except RelightError:
-        return ""
-    flying = [name for name, step in state.steps.items() if step.in_flight]
-    return (
-        f"at step {', '.join(flying)}" if flying else f"after step {state.order[-1]}" if state.order else "at its start"
-    )
-
-
-async def _newest_epoch(components: Components) -> int:
-    """The newest epoch that any zone has seen: a fresh state folder must not start behind it."""
-    newest = 0
-    for _, zone in components.of(Zone):
-        for name, rdtype in zone.names():
-            try:
-                newest = max(newest, (await zone.read(name, rdtype)).epoch or 0)
-            except RelightError:
-                continue  # a zone that cannot be read now is checked by its own steps
-    return newest
-
-
 @dataclass(frozen=True)
 class Live:
     """What a run acts through and what it holds."""
@@ -276,7 +249,7 @@ class Live:
     components: Components
     clock: Clock
     network: Network
-    lease: FileLease
+    lease: Lease
 
 
 def _run(ready: Ready, info: RunInfo, roles: Roles, live: Live) -> Run:
@@ -348,6 +321,7 @@ def _header(ready: Ready, request: Request, roles: Roles, info: RunInfo, begun: 
         "waivers": dict(info.waivers),
         "trigger": request.trigger,
         "operator": _operator(request.operator),
+        "automatic": request.automatic,
         "objectives": {"rto_s": ready.rto_s, "rpo_s": ready.rpo_s},
         "plan": plan,
         "files": {k: str(Path(v).resolve()) for k, v in files.items()},

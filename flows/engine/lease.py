@@ -1,4 +1,8 @@
-"""One run per system. A lease carries an epoch that only grows; the newest epoch is the only one that may write."""
+"""One run per system. A lease carries an epoch that only grows; the newest epoch is the only one that may write.
+
+Here is the lease of one machine, in its state folder. Where engines on several machines may run one system, a component
+of the domain ``leases`` holds it instead (``storelease``).
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,21 @@ import contextlib
 import fcntl
 import json
 import os
-import socket
+import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from flows.engine import processes, turns
 from tasks.clock import Clock
 from tasks.errors import LeaseHeld, RelightError
+from tasks.leases.protocol import Engine, Held, LastRun
+
+TTL_S = 10.0
+"""A holder that did not renew for so long stands still (SIGSTOP, a suspended machine) and may be taken over."""
 
 
 class Lease(Protocol):
@@ -24,15 +33,26 @@ class Lease(Protocol):
     @property
     def epoch(self) -> int: ...
 
+    @property
+    def last(self) -> LastRun | None:
+        """The system's last run before this one that changed something."""
+        ...
+
     def check(self) -> None:
         """Raises LeaseHeld when this lease is no longer the newest. Called right before every mutating call."""
         ...
 
-    def release(self) -> None: ...
+    async def keep(self, clock: Clock) -> None:
+        """Renew until cancelled, or taken over."""
+        ...
 
+    async def end(self, last: LastRun | None) -> None:
+        """Give the lease up. ``last``: how this run ended, None if it changed nothing. Safe to repeat."""
+        ...
 
-TTL_S = 10.0
-"""A holder that did not renew for so long stands still (SIGSTOP, a suspended machine) and may be taken over."""
+    def drop(self) -> None:
+        """What the kernel does when the process dies: locks are gone, nothing is written."""
+        ...
 
 
 def elapsed() -> float:
@@ -48,14 +68,44 @@ class Holder:
         floor: the newest epoch that a provider saw; the new one is above it.
         elapsed: seconds that every engine of this machine counts alike, standing still included.
         doing: a run id -> what that run does now, for the message to whoever is refused.
+        changed: a run id -> False if it is certain that the run changed nothing.
+        say: hears what is waited for.
+        gone: an engine -> True if it is certain that its process does not live any more.
     """
 
     run_id: str
     now: datetime
     floor: int = 0
     ttl_s: float = TTL_S
+    automatic: bool = False
     elapsed: Callable[[], float] = elapsed
     doing: Callable[[str], str] = lambda _run_id: ""
+    changed: Callable[[str], bool] = lambda _run_id: True
+    say: Callable[[str], None] = lambda _text: None
+    gone: Callable[[Engine], bool] = processes.gone
+
+    def next(self, old: Held | None) -> Held:
+        """The record with which this engine takes over from ``old``."""
+        return Held(
+            epoch=max(old.epoch if old else 0, self.floor) + 1,
+            run_id=self.run_id,
+            holder=processes.me(),
+            since=self.now.isoformat(timespec="seconds"),
+            token=secrets.token_hex(8),
+            step=self.doing(self.run_id),
+            ttl_s=self.ttl_s,
+            automatic=self.automatic,
+            released=False,
+            last=self.last(old),
+        )
+
+    def last(self, old: Held | None) -> LastRun | None:
+        """The last run that changed something, as ``old`` has it. One that never gave its lease up has died."""
+        if old is None:
+            return None
+        if old.released or old.run_id == self.run_id or not self.changed(old.run_id):
+            return old.last
+        return LastRun(old.run_id, "died", self.now.isoformat(timespec="seconds"), old.automatic)
 
 
 @dataclass
@@ -68,10 +118,10 @@ class FileLease:
     """
 
     folder: Path
-    epoch: int
+    held: Held
     holder: Holder
     _lock: int
-    _renewed: float
+    _renewed: float = field(init=False, default=0.0)
 
     @classmethod
     def acquire(cls, folder: Path, holder: Holder) -> FileLease:
@@ -80,52 +130,47 @@ class FileLease:
         Raises LeaseHeld naming the run that has it, its process, host, since when and at which step; RelightError when
         the folder cannot be written or the epoch in it cannot be read.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            turn = os.open(folder / "acquire.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as e:
-            raise RelightError(f"cannot write {folder}: {e.strerror}; without a lease no run may start") from e
-        try:
-            fcntl.flock(turn, fcntl.LOCK_EX)  # one at a time, for as long as it takes to look and write
-            return cls._acquired(folder, holder)
-        finally:
-            os.close(turn)
-
-    @classmethod
-    def _acquired(cls, folder: Path, holder: Holder) -> FileLease:
-        lock = _locked(folder)
-        if lock is None and _stands_still(folder, holder.elapsed()):
-            (folder / "lease.lock").unlink(missing_ok=True)  # its lock is on a file that nobody looks at any more
+        with _turn(folder):
             lock = _locked(folder)
-        if lock is None:
-            raise _refusal(folder, holder)
-        who = {"run_id": holder.run_id, "pid": os.getpid(), "host": socket.gethostname(), "ttl_s": holder.ttl_s}
-        try:
-            before = _epoch(folder)
-            epoch = max(before, holder.floor) + 1
-            _write(folder, {"epoch": epoch, **who, "since": holder.now.isoformat(timespec="seconds")})
-            (folder / f"renewed-{before}").unlink(missing_ok=True)
-            lease = cls(folder, epoch, holder, lock, holder.elapsed())
-            lease.renew()
-        except RelightError:
-            os.close(lock)
-            raise
+            if lock is None and _stands_still(folder, holder.elapsed()):
+                (folder / "lease.lock").unlink(missing_ok=True)  # its lock is on a file that nobody looks at any more
+                lock = _locked(folder)
+            if lock is None:
+                raise _refusal(folder, holder)
+            try:
+                old = read(folder)
+                lease = cls(folder, holder.next(old), holder, lock)
+                _write(folder, lease.held)
+                if old is not None:
+                    (folder / f"renewed-{old.epoch}").unlink(missing_ok=True)
+                lease.renew()
+            except RelightError:
+                os.close(lock)
+                raise
         return lease
 
+    @property
+    def epoch(self) -> int:
+        return self.held.epoch
+
+    @property
+    def last(self) -> LastRun | None:
+        return self.held.last
+
     def check(self) -> None:
-        newest = _epoch(self.folder)
-        if newest != self.epoch:
-            by = _read(self.folder).get("run_id", "unknown")
-            raise LeaseHeld(
-                f"this run has epoch {self.epoch}, and system {self.folder.name} is at epoch {newest}: {by} took over"
-                " while this engine stood still. This one changes nothing more.",
-                epoch=self.epoch,
-                newest=newest,
-            )
+        self._must_be_newest()
         if self._lock < 0:
             raise LeaseHeld(f"this run gave its lease of system {self.folder.name} up; it changes nothing more")
         if self.holder.elapsed() - self._renewed > self.holder.ttl_s / 2:
-            self.renew()
+            # Late. Somebody may be taking over at this very moment, between our look and our renewal: not in our turn.
+            with _turn(self.folder):
+                self._must_be_newest()
+                self.renew()
+
+    def _must_be_newest(self) -> None:
+        now = read(self.folder)
+        if now is None or now.epoch != self.epoch or now.token != self.held.token:
+            raise taken_over(self.folder.name, self.held, now)
 
     def renew(self) -> None:
         """Say that this engine does not stand still. Not durable: after a power failure there is no holder."""
@@ -134,22 +179,78 @@ class FileLease:
             (self.folder / f"renewed-{self.epoch}").write_text(f"{self._renewed:.3f}\n", encoding="ascii")
 
     async def keep(self, clock: Clock) -> None:
-        """Renew for ever, until cancelled or taken over."""
-        while self._lock >= 0 and _holder(self.folder).get("epoch", self.epoch) == self.epoch:
+        while self._lock >= 0 and _epoch_or(self.folder, self.epoch) == self.epoch:
             self.renew()
             await clock.sleep(self.holder.ttl_s / 5)
 
-    def release(self) -> None:
-        """Give the lease up; the epoch stays. Safe to repeat."""
-        if self._lock >= 0:
-            (self.folder / f"renewed-{self.epoch}").unlink(missing_ok=True)
-        self.drop()
+    async def end(self, last: LastRun | None) -> None:
+        self.release(last)
+
+    def release(self, last: LastRun | None = None) -> None:
+        """As ``end``. Where the end cannot be written, the next run finds a holder that died, and is more careful."""
+        if self._lock < 0:
+            return
+        try:
+            with contextlib.suppress(RelightError), _turn(self.folder):
+                now = read(self.folder)
+                if now is not None and now.token == self.held.token:
+                    _write(self.folder, replace(now, released=True, last=last or now.last))
+                    (self.folder / f"renewed-{self.epoch}").unlink(missing_ok=True)
+        finally:
+            self.drop()
 
     def drop(self) -> None:
-        """What the kernel does when the process dies: the lock is gone, nothing is written."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def taken_over(system: str, mine: Held, newer: Held | None) -> LeaseHeld:
+    """The error of an engine that lost its lease."""
+    by = f"{newer.run_id} ({newer.holder}, since {newer.since})" if newer else "something that left no record"
+    epoch = newer.epoch if newer else 0
+    again = " goes on with it" if newer and newer.run_id == mine.run_id else " took over"
+    return LeaseHeld(
+        f"this run has epoch {mine.epoch}, and system {system} is at epoch {epoch}: {by}{again} while this engine stood"
+        f" still. This one stops and changes nothing more. Look at it: relight status {newer.run_id if newer else ''}",
+        epoch=mine.epoch,
+        newest=epoch,
+    )
+
+
+def refused(system: str, held: Held, doing: str, more: str = "") -> LeaseHeld:
+    """The error of an engine that found the lease held."""
+    where = ", ".join(filter(None, (str(held.holder), f"since {held.since or '?'}", doing, more)))
+    run = held.run_id or "unknown"
+    return LeaseHeld(
+        f"system {system} already has a run: {run} ({where}). One runs at a time: wait for it (relight status {run}),"
+        " or stop it first.",
+        run_id=run,
+        host=held.holder.host,
+        pid=held.holder.pid,
+        since=held.since,
+        doing=doing,
+    )
+
+
+def acknowledged(folder: Path, change: Callable[[Held, bool], Held]) -> Held:
+    """Change what the file says of the last run, be the lease held or not; the new record.
+
+    Raises what ``change`` raises, given the record and whether nobody holds the lease; RelightError.
+    """
+    with _turn(folder):
+        lock = _locked(folder)
+        try:
+            new = change(read(folder) or Held(0, ""), lock is not None)
+            _write(folder, new)
+        finally:
+            if lock is not None:
+                os.close(lock)
+    return new
+
+
+def _turn(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return turns.turn(folder / "acquire.lock")
 
 
 def _locked(folder: Path) -> int | None:
@@ -165,65 +266,45 @@ def _locked(folder: Path) -> int | None:
 def _stands_still(folder: Path, now_s: float) -> bool:
     """The holder lives (it has the lock) and has not renewed for its own ttl. What cannot be read proves nothing."""
     try:
-        held = _read(folder)
-        at = float((folder / f"renewed-{held['epoch']}").read_text(encoding="ascii"))
-        return now_s - at > float(held["ttl_s"])
-    except (RelightError, OSError, ValueError, KeyError):
+        held = read(folder)
+        if held is None or held.ttl_s <= 0 or not processes.same_boot(held.holder):
+            return False  # seconds since another boot are no measure here
+        at = float((folder / f"renewed-{held.epoch}").read_text(encoding="ascii"))
+        return now_s - at > held.ttl_s
+    except (RelightError, OSError, ValueError):
         return False
 
 
 def _refusal(folder: Path, holder: Holder) -> LeaseHeld:
-    held = _holder(folder)
-    run = held.get("run_id", "unknown")
-    where = f"process {held.get('pid', '?')} on {held.get('host', '?')}, since {held.get('since', '?')}"
-    doing = holder.doing(run)
-    return LeaseHeld(
-        f"system {folder.name} already has a run: {run} ({where}{', ' + doing if doing else ''})."
-        f" Look at it: relight status {run}",
-        holder=held,
-        doing=doing,
-    )
+    try:
+        held = read(folder) or Held(0, "")
+    except RelightError:
+        held = Held(0, "")
+    return refused(folder.name, held, holder.doing(held.run_id))
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """What ``lease.json`` says; empty when there was never a lease. Raises RelightError for anything but a lease."""
+def read(folder: Path) -> Held | None:
+    """What ``lease.json`` says; None when there was never a lease. Raises RelightError for anything but a lease."""
     file = folder / "lease.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found: Any = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return None
     except (OSError, ValueError) as e:
         raise RelightError(f"cannot read {file}: {e}. It holds the newest epoch; restore it.") from e
-    if not isinstance(found, dict) or type(found.get("epoch")) is not int:
-        raise RelightError(f"{file} holds no epoch. It must hold the newest one; restore it.")
-    return found
-
-
-def _epoch(folder: Path) -> int:
-    return int(_read(folder).get("epoch", 0))
-
-
-def _holder(folder: Path) -> dict[str, Any]:
-    """For a message only: who holds the lease, as far as the file says."""
     try:
-        return _read(folder)
+        return Held.from_dict(found)
+    except ValueError as e:
+        raise RelightError(f"{file} holds no epoch ({e}). It must hold the newest one; restore it.") from e
+
+
+def _epoch_or(folder: Path, default: int) -> int:
+    try:
+        held = read(folder)
     except RelightError:
-        return {}
+        return default
+    return held.epoch if held else default
 
 
-def _write(folder: Path, content: dict[str, Any]) -> None:
-    """Durable before it returns, its name included: the epoch must not go back when the power fails."""
-    new = folder / "lease.json.new"
-    try:
-        with new.open("w", encoding="utf-8") as f:
-            json.dump(content, f)
-            f.flush()
-            os.fsync(f.fileno())
-        new.replace(folder / "lease.json")
-        directory = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as e:
-        raise RelightError(f"cannot write {folder / 'lease.json'}: {e.strerror}; without it no run may start") from e
+def _write(folder: Path, held: Held) -> None:
+    turns.write(folder / "lease.json", held.encode() + "\n")

@@ -21,7 +21,7 @@ from typing import Any
 from flows.engine import launch, report
 from flows.engine.invariants import Rules, Told
 from flows.engine.journal import FileJournal, Record, sealed
-from flows.engine.lease import FileLease
+from flows.engine.lease import Lease
 from flows.engine.scenario import Scenario, Twins, world_of
 from flows.engine.schedule import Schedule
 from flows.engine.virtualtime import VirtualLoop
@@ -210,7 +210,7 @@ class Play:
     def _ground(self, process: Process) -> launch.Ground:
         clock = ProcessClock(self.world.utc())
 
-        def held(lease: FileLease) -> FileLease:
+        def held(lease: Lease) -> Lease:
             process.on_death.append(lease.drop)
             return lease
 

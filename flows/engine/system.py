@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows.engine import yamlfile
 from flows.engine.findings import Finding, InvalidFiles, nearest
+from flows.engine.safety import Safety
 from flows.engine.thresholds import AutoScaling, DatabaseSizing, Monitoring, Scaling, Strict
 from flows.engine.yamlfile import Document
 from tasks import catalog
@@ -59,6 +60,7 @@ class System(Strict):
     sites: dict[Name, Site] = Field(min_length=1)
     objectives: dict[Name, Objective] = Field(default_factory=dict)
     components: dict[Name, Component] = Field(default_factory=dict)
+    safety: Safety = Safety()
     scaling: Scaling | None = None
     auto_scaling: AutoScaling | None = None
     database: DatabaseSizing | None = None
@@ -97,6 +99,13 @@ def check(document: Document) -> LoadedSystem:
         except InvalidFiles as e:
             findings.extend(e.findings)
         findings.extend(_sites_named(document, system, component.settings, ("components", name)))
+    leases = [name for name, component in system.components.items() if component.domain == "leases"]
+    findings.extend(
+        document.finding(
+            "two-leases", f"the lease is kept by {leases[0]!r} already", ("components", name), expected="one lease"
+        )
+        for name in leases[1:]
+    )
     for name, setting in settings.items():
         findings.extend(_references(document, system, name, setting))
     if findings:

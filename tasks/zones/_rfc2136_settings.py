@@ -48,21 +48,26 @@ class Pointing(BaseModel):
         return self
 
 
-class ZoneSettings(BaseModel):
-    """As in ``runbooks/lab/system.yaml``, component ``dns``."""
+class KeyedZone(BaseModel):
+    """A zone's primary, and the key that signs what is sent to it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     zone: DomainName
     primary: str
-    servers: tuple[str, ...] = Field(min_length=1)
-    resolvers: tuple[str, ...] = ()
     key_name: DomainName
     key_secret: SecretRef
     key_algorithm: Algorithm = "hmac-sha256"
     """hmac-md5 is not among them on purpose; hmac-sha1 is warned about by ``zones.ready``."""
     timeout: Duration = 2.0
     """Of each connection and of each question."""
+
+
+class ZoneSettings(KeyedZone):
+    """As in ``runbooks/lab/system.yaml``, component ``dns``."""
+
+    servers: tuple[str, ...] = Field(min_length=1)
+    resolvers: tuple[str, ...] = ()
     names: dict[DomainName, Pointing] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from dns._asyncbackend import StreamSocket
 from tasks.errors import BadInput, Rejected, Unreachable
 from tasks.secrets import resolve
 from tasks.variables import expand
-from tasks.zones._rfc2136_settings import ZoneSettings
+from tasks.zones._rfc2136_settings import KeyedZone
 
 _UNSIGNED_REFUSALS = {dns.rcode.REFUSED, dns.rcode.NOTAUTH, dns.rcode.NOTZONE, dns.rcode.FORMERR, dns.rcode.NOTIMP}
 
@@ -116,7 +116,7 @@ async def exchange(sock: StreamSocket, request: dns.message.Message, timeout_s: 
 class Primary:
     """The zone's primary as the settings have it. The secret is read anew for each message."""
 
-    def __init__(self, settings: ZoneSettings, component: str) -> None:
+    def __init__(self, settings: KeyedZone, component: str) -> None:
         self._settings = settings
         self._component = component
 

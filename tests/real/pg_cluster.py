@@ -207,7 +207,7 @@ class Cluster:
     def admin(self, node: str, **more):
         """A superuser's connection over the Unix socket; trust is for that one only."""
         return psycopg.connect(
-            host=str(self.folder / node), port=PORT, user="postgres", dbname="postgres", autocommit=True, **more
+            host=str(self.folder / node), port=PORT, user="postgres", autocommit=True, **{"dbname": "postgres", **more}
         )
 
     def query(self, node: str, statement: str, *values):

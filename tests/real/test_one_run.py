@@ -1,100 +1,209 @@
-"""One run per system, with real processes: two at the same moment, and one that is stopped past its lease."""
+"""Real `relight` processes that want one system: at the same moment, standing still past their lease, automatic."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
-ADDRESS = "127.0.5.43"
+sys.path.insert(0, str(Path(__file__).parent))
+import lease_backends as backends
+from lease_backends import until
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+RELIGHT = Path(sys.executable).with_name("relight")
+GATE = ("127.0.9.70", 7001)
 
 
-@pytest.fixture
-def door() -> Iterator[socket.socket]:
-    """An address that refuses until somebody listens."""
-    with socket.socket() as one:
-        one.bind((ADDRESS, 0))
-        yield one
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[backends.S3]:
+    with backends.s3(tmp_path_factory.mktemp("s3")) as backend:
+        backend.link.start()
+        yield backend
+        backend.link.cut()
 
 
-@pytest.fixture
-def toy(tmp_path: Path, door: socket.socket) -> Path:
-    address = f"{ADDRESS}:{door.getsockname()[1]}"
-    (tmp_path / "system.yaml").write_text("system: toy\nsites: {west: {}, east: {}}\n")
-    step = "  - {id: wait, action: health.tcp, with: {address: '%s'}, timeout: 100s}\n"
-    (tmp_path / "wait.yaml").write_text("runbook: wait\nsteps:\n" + step % address)
-    return tmp_path
+BOOK = f"""
+runbook: copy
+steps:
+  - id: gate
+    action: health.tcp
+    with: {{address: "{GATE[0]}:{GATE[1]}"}}
+    timeout: 60s
+  - id: copy
+    action: storage.copy_from
+    with: {{site: east, from: west}}
+"""
 
 
-def start(toy: Path, *words: str) -> subprocess.Popen[str]:
-    relight = Path(sys.executable).with_name("relight")
-    words = words or ("run", "wait", "--system", str(toy), "--from", "west")
-    return subprocess.Popen(
-        [relight, *words, "--offline"], env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+@dataclass
+class Toy:
+    """A system of two buckets. Its runbook waits for the gate to open, then has one copied from the other."""
+
+    folder: Path
+    state: Path
+    s3: backends.S3
+    gate: socket.socket | None = None
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        env = {**os.environ, "RELIGHT_STATE": str(self.state)}
+        argv = [str(RELIGHT), *words]
+        one = subprocess.Popen(argv, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.started.append(one)
+        return one
+
+    def run(self, *more: str) -> subprocess.Popen[str]:
+        return self.start("run", "copy", "-s", str(self.folder), "--from", "west", "--offline", "--json", *more)
+
+    def ended(self, process: subprocess.Popen[str]) -> tuple[int, str, str]:
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    def do(self, *words: str) -> tuple[int, str, str]:
+        return self.ended(self.start(*words))
+
+    def open(self) -> None:
+        self.gate = socket.create_server(GATE)
+
+    def journals(self) -> dict[str, list[dict[str, Any]]]:
+        """run id -> records, as far as they are whole."""
+        return {
+            p.parent.name: [json.loads(line) for line in p.read_bytes().split(b"\n")[:-1]]
+            for p in sorted(self.state.glob("runs/*/journal.jsonl"))
+        }
+
+    def running(self) -> str:
+        """The run that has begun and waits at the gate."""
+        return until(lambda: next((run for run, records in self.journals().items() if records), ""))
+
+    def source(self, value: str | None = "unread") -> str | None:
+        """The tag of the east bucket; set by hand where a value is given."""
+        if value != "unread":
+            tags = [{"Key": "relight-source", "Value": value}] if value else []
+            self.s3.client.put_bucket_tagging(
+                Bucket="toy-east", Tagging={"TagSet": [*tags, {"Key": "k", "Value": "v"}]}
+            )
+        found = self.s3.client.get_bucket_tagging(Bucket="toy-east")["TagSet"]
+        return next((t["Value"] for t in found if t["Key"] == "relight-source"), None)
+
+
+@pytest.fixture(params=["file", "s3"])
+def toy(request: pytest.FixtureRequest, tmp_path: Path, s3: backends.S3) -> Iterator[Toy]:
+    s3.fresh()
+    have = {b["Name"] for b in s3.client.list_buckets()["Buckets"]}
+    for name in {"toy-west", "toy-east"} - have:
+        s3.client.create_bucket(Bucket=name)
+    keys = f"access_key: 'file:{s3.folder}/access'\n    secret_key: 'file:{s3.folder}/secret'"
+    endpoint = f"http://{backends.STORE[0]}:{backends.STORE[1]}"
+    lease = f"  lease: {json.dumps({'provider': 'leases.s3', **s3.settings()})}\n" if request.param == "s3" else ""
+    (tmp_path / "system.yaml").write_text(
+        f"system: toy\nsites: {{west: {{}}, east: {{}}}}\nsafety: {{lease_ttl: 1s, velocity: {{runs: 2, per: 1h}}}}\n"
+        f"components:\n{lease}  storage:\n    provider: storage.s3\n    {keys}\n    sites:\n"
+        f"      west: {{endpoint: '{endpoint}', bucket: toy-west}}\n"
+        f"      east: {{endpoint: '{endpoint}', bucket: toy-east}}\n"
     )
+    (tmp_path / "copy.yaml").write_text(BOOK)
+    found = Toy(tmp_path, tmp_path / "state", s3)
+    found.source(None)
+    yield found
+    for one in found.started:
+        one.kill()  # nothing where it has ended
+        if one.stdout and not one.stdout.closed:
+            one.communicate()
+    if found.gate:
+        found.gate.close()
 
 
-def end(*processes: subprocess.Popen[str]) -> None:
-    for one in processes:
-        one.kill()
-        one.communicate()
+def test_two_at_the_same_moment(toy: Toy) -> None:
+    both = [toy.run(), toy.run()]
+    loser = until(lambda: next((p for p in both if p.poll() is not None), None), 60)
+    (winner,) = [p for p in both if p is not loser]
+    code, _, err = toy.ended(loser)
+    run_id = toy.running()
+    assert code == 3, err
+    assert f"system toy already has a run: {run_id}" in err
+    assert f"process {winner.pid} on {socket.gethostname()}, since 20" in err
+    until(lambda: toy.journals()[run_id])
+    code, _, err = toy.ended(toy.run())
+    assert (code, f"already has a run: {run_id}" in err, "at its start" in err) == (3, True, True), err
+    toy.open()
+    code, out, err = toy.ended(winner)
+    assert (code, json.loads(out)["verdict"], json.loads(out)["run_id"]) == (0, "succeeded", run_id), err
+    assert list(toy.journals()) == [run_id]  # who was refused left nothing
+    assert toy.source() == "west"
+    assert toy.ended(toy.run())[0] == 0  # the lease was given up
 
 
-def test_of_two_at_the_same_moment_one_runs_and_the_other_is_told(
-    toy: Path, door: socket.socket, until: Callable[..., Any]
-) -> None:
-    both = [start(toy), start(toy)]
+@pytest.mark.parametrize("how", ["resume", "run"])
+def test_one_that_stood_still_wakes_up_fenced(toy: Toy, how: str) -> None:
+    first = toy.run()
+    run_id = toy.running()
+    first.send_signal(signal.SIGSTOP)
     try:
-        until(lambda: any(p.poll() is not None for p in both), 30)
-        (refused,) = [p for p in both if p.poll() is not None]
-        (running,) = [p for p in both if p.poll() is None]
-        said = refused.communicate()[1]
-        assert refused.returncode == 3, said
-        assert "system toy already has a run" in said
-        assert f"process {running.pid}" in said
-        door.listen()
-        assert running.wait(30) == 0
+
+        def taken() -> subprocess.Popen[str] | None:
+            second = toy.start("resume", run_id, "--offline", "--json") if how == "resume" else toy.run()
+            until(lambda: second.poll() is not None or _begun(toy, run_id, how))
+            return second if second.poll() is None else None
+
+        second = until(taken, 60)
+        toy.open()
+        code, out, err = toy.ended(second)
+        assert (code, json.loads(out)["verdict"]) == (0, "succeeded"), err
+        newer = json.loads(out)["run_id"]
+        assert (newer == run_id) == (how == "resume")
+        assert toy.source() == "west"
+        toy.source(None)  # whoever wakes up now must not change it again
+        before = toy.journals()
     finally:
-        end(*both)
-
-
-def test_one_that_was_stopped_past_its_lease_wakes_up_fenced(
-    toy: Path, door: socket.socket, until: Callable[..., Any]
-) -> None:
-    runs = Path(os.environ["RELIGHT_STATE"]) / "runs"
-    first = start(toy)
-    second = None
-    try:
-        (run,) = until(lambda: list(runs.glob("*/journal.jsonl")), 30)
-        until(lambda: b"run_started" in run.read_bytes(), 10)
-        first.send_signal(signal.SIGSTOP)
-
-        def taken() -> bool:
-            nonlocal second
-            if second is not None and second.poll() is not None:
-                second.communicate()  # refused: the lease has not run out yet
-                second = None
-            if second is None:
-                second = start(toy, "resume", run.parent.name)
-            return b"run_resumed" in run.read_bytes()
-
-        until(taken, 60)  # refused until the lease ran out
-        before = run.read_bytes()
         first.send_signal(signal.SIGCONT)
-        said = first.communicate(timeout=30)[1]
-        assert first.returncode == 3, said
-        assert "took over while this engine stood still" in said or "another one goes on with the run" in said
-        assert run.read_bytes() == before, "a stale engine wrote to the journal"
-        door.listen()
-        assert second is not None
-        assert second.wait(30) == 0
-    finally:
-        end(first, *([second] if second else []))
+    code, _, err = toy.ended(first)
+    assert code == 3, err
+    assert "is at epoch" in err
+    assert f": {newer} (process {second.pid} on" in err
+    assert "Traceback" not in err
+    assert toy.source() is None
+    assert toy.journals() == before
+    assert toy.do("journal", "verify", run_id)[0] == 0
+
+
+def _begun(toy: Toy, run_id: str, how: str) -> bool:
+    journals = toy.journals()
+    if how == "resume":
+        return any(r["type"] == "run_resumed" for r in journals[run_id])
+    return any(run != run_id and records for run, records in journals.items())
+
+
+def test_automatic_runs_cool_down_until_a_person_acknowledges(toy: Toy) -> None:
+    toy.open()
+    code, out, err = toy.ended(toy.run("--automatic"))
+    assert code == 0, err
+    run_id = json.loads(out)["run_id"]
+    toy.source(None)
+    code, _, err = toy.ended(toy.run("--automatic"))
+    assert code == 3
+    assert f"no automatic run of system toy now: {run_id} ended succeeded" in err
+    assert f"relight acknowledge {run_id}" in err
+    assert toy.source() is None
+    assert len(toy.journals()) == 1
+    assert toy.do("acknowledge", "no-such-run")[0] == 2
+    code, out, err = toy.do("acknowledge", run_id, "--who", "J. Doe")
+    assert (code, f"{run_id} was acknowledged by J. Doe" in out) == (0, True), err
+    code, out, err = toy.ended(toy.run("--automatic"))
+    assert code == 0, err
+    assert toy.source() == "west"
+    # by name, the cool-down can be waived; the cap on automatic runs cannot
+    code, _, err = toy.ended(toy.run("--automatic", "--waive", "cool-down=J. Doe, watching"))
+    assert (code, "2 automatic runs were started" in err, "the cap is 2" in err) == (3, True, True), err
+    code, out, err = toy.ended(toy.run())
+    assert code == 0, "a person is not gated: " + err

@@ -146,7 +146,9 @@ def test_one_that_stands_still_is_taken_over_and_wakes_up_fenced(folder):
     since.now += 2.0
     new = FileLease.acquire(folder, Holder("new", NOW, elapsed=since))
     new.check()
-    with pytest.raises(LeaseHeld, match="this run has epoch 1, and system lab is at epoch 2: new took over"):
+    with pytest.raises(
+        LeaseHeld, match=r"this run has epoch 1, and system lab is at epoch 2: new \(process \d+ on .*\) took over"
+    ):
         old.check()
     old.renew()  # whatever it still does, it does not come back
     old.release()

@@ -1,0 +1,82 @@
+"""The command line's brakes: the kill switch, and the word of a person after a run that was automatic."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows.engine import eventloop, killswitch, leasing, places, safety, system
+from flows.engine import lease as leases
+from flows.engine.journal import of_type, read
+from flows.engine.providers import Components
+from flows.engine.storelease import acknowledged
+from tasks.clock import LoopClock
+from tasks.errors import BadInput
+from tasks.leases.protocol import Held
+
+app = typer.Typer()
+out = Console(highlight=False, markup=False)
+
+
+@app.command()
+def pause(why: Annotated[str, typer.Argument(help="Why, and who.")]) -> None:
+    """Stop everything: no run starts, and none that runs changes anything more.
+
+    Example: `relight pause "network maintenance, J. Doe"`
+    """
+    file = killswitch.pause_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(why + "\n", encoding="utf-8")
+    out.print(f"paused ({file})", soft_wrap=True)
+
+
+@app.command()
+def unpause() -> None:
+    """Lift the pause."""
+    killswitch.pause_file().unlink(missing_ok=True)
+    out.print("not paused")
+
+
+@app.command()
+def acknowledge(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or `last`.")],
+    who: Annotated[str, typer.Option("--who", help="Who looked; default: the user of this terminal.")] = "",
+    system_name: Annotated[
+        str, typer.Option("--system", "-s", help="The system, where the run's journal is on another machine.")
+    ] = "",
+) -> None:
+    """Say that a person has looked at a run, so that automatic runs of its system may start again.
+
+    Example: `relight acknowledge last --who "J. Doe, ticket 12"`
+    """
+    name = run_id
+    if run_id == "last" or not system_name:
+        folder = places.run_folder(run_id)
+        name = folder.name
+        head = next(of_type(read(folder / "journal.jsonl").records, "run_started"), None)
+        if head is None:
+            raise BadInput(f"run {name} never began: its journal has no run_started record")
+        system_name = system_name or head["files"]["system"]
+    by = who or os.environ.get("SUDO_USER") or getpass.getuser()
+    held = eventloop.run(_acknowledge(system.load(places.system_file(system_name)), name, by))
+    if held.last is not None:
+        out.print(
+            f"{name} was acknowledged by {held.last.acknowledged_by} at {held.last.acknowledged_at}", soft_wrap=True
+        )
+
+
+async def _acknowledge(loaded: system.LoadedSystem, run_id: str, who: str) -> Held:
+    change = safety.acknowledge(run_id, who, datetime.now(UTC))
+    components = Components(loaded, LoopClock())
+    try:
+        store = leasing.store_of(components)
+        if store is not None:
+            return await acknowledged(store, change)
+        return leases.acknowledged(places.state_home() / "systems" / loaded.system.system, change)
+    finally:
+        await components.aclose()
