@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 EVERY ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help install drill test unit check format endurance prove crash lock schema clean
+.PHONY: help install drill test unit check format endurance bench-window prove crash lock schema clean
 
 help: ## show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(STAMP) ## install everything that is missing: Debian's packages, the virtual environment, the lab's npm package
 
@@ -50,6 +50,9 @@ prove: install ## every shipped runbook against a simulated world in which every
 
 crash: install ## the engine killed at every record of a real failover, each in a failover of its own
 	RELIGHT_CRASH=all $(BIN)/python -m pytest -s tests/real/test_crash.py
+
+bench-window: install ## what Prefect's window costs a run: no server, a good one, a hung one, none there
+	$(BIN)/python tests/benchmarks/window.py
 
 schema: install ## write runbooks/*.schema.json again, from the models
 	$(BIN)/python -m flows.engine.schema

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import getpass
 import os
 import subprocess
 import sys
 import traceback
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,9 +15,11 @@ from rich.console import Console
 
 from flows import cli_prove, cli_read, cli_safety, cli_serve
 from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption
-from flows.engine import eventloop, gameday, launch, places, report, roles, safety, view
+from flows.engine import abort as abort_request
+from flows.engine import following as tail
+from flows.engine import gameday, launch, outlook, places, report, roles, safety, view
 from flows.engine.findings import InvalidFiles
-from flows.engine.runner import Runner
+from flows.engine.following import EngineThread, follow
 from tasks.errors import BadInput, RelightError
 from tasks.secrets import redact
 
@@ -40,6 +41,9 @@ WAIVERS = ("loss", "fence", safety.WAIVER)
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
+
+WINDOW_S = 10.0
+"""How long to wait, after a run ended, for Prefect to take in the rest."""
 
 
 def main() -> None:
@@ -138,28 +142,22 @@ def _time(text: str | None) -> datetime | None:
 
 def _follow(request: launch.Request | str, *, offline: bool) -> report.Report:
     """Run (or resume, given a run id) with live progress; in Prefect's window too when a server is configured."""
-    import signal  # noqa: PLC0415 - only where a run is made
-
-    progress = view.Progress(err)
-
-    def started(runner: Runner, _folder: Path) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, runner.halt)
-
-    if not offline and os.environ.get("PREFECT_API_URL"):
+    window = _window if not offline and os.environ.get("PREFECT_API_URL") else None
+    if window:
         # the terminal shows the run itself; Prefect's own log lines go to its server only
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-        from flows import window  # noqa: PLC0415 - Prefect takes over a second to import
+    engine = EngineThread(request, _ask if err.is_terminal else None)
+    result, shown = follow(engine, view.Progress(err), window, WINDOW_S)
+    if not shown:
+        # Prefect's own exit hooks would wait minutes for a server that hangs; the journal has everything
+        err.print("Prefect's server did not take in the whole run in time; the journal has it", soft_wrap=True)
+    return result
 
-        return window.follow(request, progress)
-    heard = launch.Listeners(progress.record, progress.began, progress.line, _ask if err.is_terminal else None, started)
-    try:
-        return eventloop.run(
-            launch.run(request, heard) if isinstance(request, launch.Request) else launch.resume(request, heard)
-        )
-    finally:
-        progress.close()
+
+def _window(engine: EngineThread) -> None:
+    from flows import window  # noqa: PLC0415 - Prefect takes over a second to import, while the run goes on
+
+    window.open_beside(engine)
 
 
 def _ask(step: Any, error: RelightError) -> bool:
@@ -185,6 +183,40 @@ def resume(
     Example: `relight resume last`
     """
     _finish(_follow(run_id, offline=offline), as_json=as_json)
+
+
+@app.command()
+def abort(
+    run_id: RunArgument = "last",
+    why: Annotated[str, typer.Option("--why", help="Recorded, with who you are.")] = "not said",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be put back.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not use a Prefect server.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a run go back: what it did is undone, newest first, down to its point of no return, as `status` says.
+
+    A run whose engine lives is told to; one that died or stopped is taken up for it. Exit code 0: all was put back.
+
+    Example: `relight abort last --dry-run`, `relight abort last --why "false alarm, J. Doe" --yes`
+    """
+    folder = places.run_folder(run_id)
+    ahead = outlook.going_back(folder)
+    if dry_run and as_json:
+        print(ahead.model_dump_json(indent=2))
+    else:
+        err.print(view.going_back_view(ahead))
+    if dry_run:
+        return
+    if not yes and not (sys.stdin.isatty() and typer.confirm(f"Make run {folder.name} go back?", err=True)):
+        raise BadInput("nothing was asked of the run; say --yes where nobody can be asked")
+    abort_request.ask(folder, getpass.getuser(), why, datetime.now(UTC))
+    result = tail.aborted(folder, view.Progress(err), lambda: _follow(folder.name, offline=offline))
+    if as_json:
+        print(result.to_json())
+    else:
+        out.print(view.report_view(result))
+    raise typer.Exit(0 if result.verdict == "undone" else result.exit_code or 1)
 
 
 @app.command()

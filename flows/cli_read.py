@@ -11,10 +11,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.engine import eventloop, journal, launch, outlook, places, preview, report, roles, view
+from flows.engine import alive, eventloop, journal, launch, outlook, places, preview, report, roles, supervisor, view
 from flows.engine import validate as validation
+from flows.engine.findings import InvalidFiles
+from flows.engine.state import FINISHED, RunState, fold
 from tasks import catalog
 from tasks.contract import Mode, Undoable
+from tasks.errors import RelightError
+from tasks.secrets import redact
 
 app = typer.Typer()
 journal_app = typer.Typer(help="Look at a run's journal.", no_args_is_help=True)
@@ -106,12 +110,8 @@ def plan_json(ready: launch.Ready, found: roles.Roles, previews: list[preview.Pr
         "steps": [
             {
                 **p.step.describe(),
+                **_seen_json(p),
                 "worst_end_s": round(ready.plan.worst_end_s[p.step.id], 3),
-                "holds": p.seen.holds if p.seen else None,
-                "now": p.seen.summary if p.seen else None,
-                "changes": list(p.seen.changes) if p.seen else [],
-                "facts": p.seen.facts if p.seen else {},
-                "error": str(p.error) if p.error else None,
             }
             for p in previews
         ],
@@ -119,18 +119,66 @@ def plan_json(ready: launch.Ready, found: roles.Roles, previews: list[preview.Pr
 
 
 @app.command()
-def status(run_id: RunArgument = "last", as_json: JsonOption = False) -> None:
-    """Say where a run stands: what is done, what remains, what could still be put back, when it will be over at worst.
+def status(
+    run_id: RunArgument = "last",
+    observe: Annotated[
+        bool | None,
+        typer.Option("--observe/--no-observe", help="Look at the live system; default: unless the run is over."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say where a run stands: what was done, what is true now, what remains, what an abort would put back, and when it
+    will be over at worst.
 
-    Example: `relight status last`, `relight status last --json`
+    Example: `relight status last`, `relight status last --no-observe --json`
     """
-    file = places.run_folder(run_id) / "journal.jsonl"
-    result, ahead = report.build(file), outlook.of(journal.read(file).records, datetime.now(UTC))
+    folder = places.run_folder(run_id)
+    records = journal.read(folder / "journal.jsonl").records
+    result, ahead = report.build(folder / "journal.jsonl"), outlook.of(records, datetime.now(UTC))
+    lives, state = alive.alive(folder), fold(records)
+    look = state.ended not in FINISHED if observe is None else observe
     if as_json:
-        _print_json({**json.loads(result.to_json()), "outlook": ahead.model_dump()})
-    else:
-        out.print(view.report_view(result))
-        out.print(view.outlook_view(result, ahead))
+        now, why = _now(records, state) if look else ([], "not looked at")
+        seen = {"engine_alive": lives, "now": [_seen_json(p) for p in now], "now_unknown": why}
+        _print_json({**json.loads(result.to_json()), **seen, "outlook": ahead.model_dump()})
+        return
+    out.print(view.report_view(result))
+    if state.ended is None:
+        out.print(Text(_engine(folder, lives=lives), "bold"))
+    out.print(view.outlook_view(result, ahead))
+    if look:
+        out.print(view.now_view(*_now(records, state)))
+
+
+def _now(records: tuple[journal.Record, ...], state: RunState) -> tuple[list[preview.Preview], str]:
+    """What is true now, or why that cannot be told: a status must answer whatever is broken."""
+    head = next(journal.of_type(records, "run_started"), None)
+    if head is None:
+        return [], "the run never began"
+    try:
+        return eventloop.run(preview.observe_run(head, state)), ""
+    except (RelightError, InvalidFiles) as e:
+        return [], redact(str(e))
+
+
+def _engine(folder: Path, *, lives: bool) -> str:
+    if lives:
+        return "Its engine lives."
+    care = supervisor.care_of(folder)
+    if care.gave_up:
+        return f"No engine has it, and the supervisor left it to people: {care.gave_up}"
+    return "No engine has it. Where `relight serve` runs, it is resumed by itself within 2 s."
+
+
+def _seen_json(p: preview.Preview) -> dict[str, Any]:
+    return {
+        "id": p.step.id,
+        "holds": p.seen.holds if p.seen else None,
+        "now": p.seen.summary if p.seen else None,
+        "changes": list(p.seen.changes) if p.seen else [],
+        "facts": p.seen.facts if p.seen else {},
+        "error": str(p.error) if p.error else None,
+    }
 
 
 @app.command(name="report")

@@ -26,7 +26,8 @@ def serve() -> None:
     """Resume every run whose engine died, within 2 s, until stopped. With PREFECT_API_URL also offer the flows there.
 
     A run that dies again and again without getting further is left to people after 5 deaths; `relight pause` holds
-    everything. The Prefect server may be down, hang, or come later: runs are supervised all the same.
+    everything. The Prefect server may be down, hang, or come later: runs are supervised all the same, and what it
+    missed is shown once it is back.
 
     Example: `relight serve`, `PREFECT_API_URL=http://127.0.0.1:4200/api relight serve`
     """

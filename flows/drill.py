@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows import window
 from flows.engine import gameday, launch, report
+from flows.engine.following import EngineThread
 
 
 class DrillOptions(BaseModel):
@@ -37,7 +38,7 @@ async def drill(options: DrillOptions) -> State[Any]:
 
     def follow(request: launch.Request) -> report.Report:
         shown: Future[report.Report] = asyncio.run_coroutine_threadsafe(
-            window.show(window.EngineThread(request).start()), loop
+            window.show(EngineThread(request).start()), loop
         )
         return shown.result()
 

@@ -8,10 +8,11 @@ from typing import Any, Literal
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.runtime import flow_run
+from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import window
+from flows import catchup, window
 from flows.engine import launch, preview
 from flows.engine.roles import Wish
 
@@ -36,18 +37,18 @@ class FailoverOptions(BaseModel):
     )
 
     @classmethod
-    def of(cls, request: launch.Request) -> FailoverOptions:
-        """The options that a request of the command line stands for."""
+    def of_head(cls, head: dict[str, Any]) -> FailoverOptions:
+        """The options that a run was started with, from the first record of its journal."""
         return cls(
-            system=request.system,
-            runbook=request.runbook,
-            mode=request.mode,
-            leave=request.wish.leave or "",
-            to=request.wish.to or "",
-            waive_loss=request.waivers.get("loss", ""),
+            system=head["files"]["system"],
+            runbook=head["files"]["runbook"],
+            mode=head["mode"],
+            leave=head["roles"].get("failed", ""),
+            to=head["roles"].get("target", ""),
+            waive_loss=head["waivers"].get("loss", ""),
         )
 
-    def request(self, trigger: str) -> launch.Request:
+    def request(self, trigger: str, prefect_flow_run_id: str = "") -> launch.Request:
         """These options as the engine takes them."""
         return launch.Request(
             system=self.system,
@@ -56,6 +57,7 @@ class FailoverOptions(BaseModel):
             wish=Wish(self.leave or None, self.to or None),
             waivers={"loss": self.waive_loss} if self.waive_loss else {},
             trigger=trigger,
+            prefect_flow_run_id=prefect_flow_run_id,
         )
 
 
@@ -65,16 +67,13 @@ async def failover(options: FailoverOptions) -> State[Any]:
 
     Detects, fences, promotes, redirects traffic, scales up replacements, verifies, updates DNS: the steps of the
     system's `failover.yaml`, each a task run here. The engine does not wait for this window: with the Prefect server
-    gone the run goes on, and its journal is complete.
+    gone the run goes on, and its journal is complete. Tried again after a crash, it goes on with the run that it had
+    started, under the same run id.
     """
-    request = options.request(trigger="prefect")
+    request = options.request("prefect", str(flow_run.id or ""))
     if options.act == "plan":
         return await _plan(request)
-    result = await window.show(window.engine_for(request))
-    message = f"{result.verdict}: {result.reason}" if result.reason else result.verdict
-    if result.exit_code == 0:
-        return Completed(message=message)
-    return Failed(name=result.verdict.replace("_", " ").capitalize(), message=message)
+    return catchup.final_state(await window.run(request))
 
 
 async def _plan(request: launch.Request) -> State[Any]:

@@ -1,15 +1,13 @@
 """Prefect's window on a run: the engine acts in a thread of its own, the flow follows its records.
 
-Nothing here can delay or stop the engine. What Prefect misses is in the journal.
+Nothing here can delay or stop the engine. What Prefect misses is in the journal, and ``catchup`` shows it later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+import os
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -20,110 +18,83 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
+from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
+from prefect.flow_engine import run_flow_async
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
+from prefect.states import Pending
+from prefect.task_engine import run_task_async
 from rich.console import Console
 
-from flows.engine import eventloop, launch, report, view
+from flows import catchup
+from flows.engine import alive, journal, launch, places, report, windowfile
+from flows.engine.following import EngineThread, Followed, JournalTail
 from flows.engine.journal import Record
-from flows.engine.runner import Runner
+from flows.engine.state import FINISHED, fold
+from flows.engine.windowfile import Window
 from tasks import step as steps
+from tasks.errors import BadInput, LeaseHeld
 
 SHOW_S = 10.0
 """How long the command line waits, after a run ended, for Prefect to take in the rest."""
+HALT_S = 25.0
+"""How long a flow that is cancelled waits for its engine to come to a stop between two effects."""
+AGAIN_S = 0.5
+
+_shown_here = contextlib.ExitStack()
+_mine: dict[Path, bool] = {}
 
 
-class EngineThread:
-    """One run in its own thread and event loop. Records reach any number of followers, also those that come late."""
+def claim(folder: Path) -> bool:
+    """This process is the one that shows the run of ``folder``, until it ends. False where another one does."""
+    if folder not in _mine:
+        _mine[folder] = _shown_here.enter_context(alive.sole(folder, alive.WINDOW))
+    return _mine[folder]
 
-    def __init__(self, request: launch.Request | str) -> None:
-        self.request = request
-        self.result: Future[report.Report] = Future()
-        self._records: list[Record] = []
-        self._changed = threading.Condition()
-        self._also: list[Callable[[Record], None]] = []
-        self._progress: view.Progress | None = None
-        self._runner: Runner | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._main, name="relight-engine", daemon=True)
 
-    def start(self, progress: view.Progress | None = None) -> EngineThread:
-        """Begin at once; ``progress`` gets everything as it happens."""
-        self._progress = progress
-        self._thread.start()
-        return self
+async def show(engine: Followed) -> report.Report:
+    """Inside a flow: show each step as a task run, progress and results as artifacts. Returns the report.
 
-    def _main(self) -> None:
-        progress = self._progress
-
-        def started(runner: Runner, _folder: Path) -> None:
-            self._runner, self._loop = runner, asyncio.get_running_loop()
-
-        heard = launch.Listeners(
-            record=self._heard,
-            began=progress.began if progress else launch.Listeners().began,
-            line=progress.line if progress else launch.Listeners().line,
-            started=started,
-        )
+    Whatever Prefect does meanwhile, this ends when the run does. Cancelled, it makes the engine stop, and waits for it.
+    """
+    try:
         try:
-            going = (
-                launch.resume(self.request, heard) if isinstance(self.request, str) else launch.run(self.request, heard)
-            )
-            self.result.set_result(eventloop.run(going))
-        except BaseException as e:  # noqa: BLE001 - handed to whoever waits for the result
-            self.result.set_exception(e)
-        finally:
-            with self._changed:
-                self._changed.notify_all()
-
-    def _heard(self, record: Record) -> None:
-        if self._progress:
-            self._progress.record(record)
-        with self._changed:
-            self._records.append(record)
-            self._changed.notify_all()
-
-    def halt(self) -> None:
-        """Stop between two effects. From any thread."""
-        if self._loop is not None and self._runner is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended: so has the run
-                self._loop.call_soon_threadsafe(self._runner.halt)
-
-    def after(self, seen: int) -> list[Record] | None:
-        """Blocks until there are more than ``seen`` records and returns the new ones; None when no more will come."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._records) > seen or self.result.done())
-            new = self._records[seen:]
-            return new or None
+            await _show(engine)
+        except Exception as e:  # noqa: BLE001 - whatever Prefect raises must not reach the run
+            _say(f"Prefect's window closed early: {type(e).__name__}: {e}")
+        return await asyncio.wrap_future(engine.result)
+    except BaseException:
+        if isinstance(engine, EngineThread) and not engine.result.done():
+            engine.halt()
+            with contextlib.suppress(Exception):
+                engine.result.result(HALT_S)
+        raise
 
 
-async def show(engine: EngineThread) -> report.Report:
-    """Inside a flow: show each step as a task run, progress and results as artifacts. Returns the report."""
+async def _show(engine: Followed) -> None:
     seen = 0
     running: dict[str, asyncio.Task[Any]] = {}
     board: _Board | None = None
+    passing = engine.again
+    """What an earlier life of the run did was shown by it, or is caught up with at the end."""
     while (new := await asyncio.to_thread(engine.after, seen)) is not None:
         seen += len(new)
         for record in new:
-            if record["type"] == "run_started":
+            if board is None:
                 board = await _Board.begin(record)
-                if _attached.get():
-                    Console(stderr=True, markup=False).print(
-                        f"in Prefect: {flow_run.ui_url}", style="dim", soft_wrap=True
-                    )
-            if board and record.get("step"):
+                if board is None:
+                    return  # another process shows this run
+            passing = passing and record["type"] != "run_resumed"
+            if record.get("step") and not passing:
                 board.follow(record, running)
-            if board and record["type"] == "outcome":
+            if record["type"] == "outcome":
                 await board.ended(record)
     if board:
         board.close(running)
-    await asyncio.gather(*running.values(), return_exceptions=True)
-    result = await asyncio.wrap_future(engine.result)
-    if board:
+        await asyncio.gather(*running.values(), return_exceptions=True)
         steps.forget(board.run_id)
-    await artifacts(result)
-    return result
+    await artifacts(await asyncio.wrap_future(engine.result))
 
 
 class _Board:
@@ -135,9 +106,17 @@ class _Board:
         self.over: set[str] = set()
 
     @classmethod
-    async def begin(cls, head: Record) -> _Board:
+    async def begin(cls, head: Record) -> _Board | None:
+        """From a run's first record. None where another process shows this run."""
+        folder = places.state_home() / "runs" / head["run_id"]
+        if not claim(folder):
+            return None
+        windowfile.save(folder, Window(flow_run_id=str(flow_run.id), api=api()))
+        if _attached.get():
+            _say(f"in Prefect: {flow_run.ui_url}")
         title = f"{head['runbook']} of {head['system']}: {head['roles']['failed']} → {head['roles']['target']}"
-        return cls(head, await acreate_progress_artifact(0.0, key=_key("progress", head), description=title))
+        key = catchup.artifact_key("progress", head["runbook"], head["system"])
+        return cls(head, await acreate_progress_artifact(0.0, key=key, description=title))
 
     def follow(self, record: Record, running: dict[str, asyncio.Task[Any]]) -> None:
         step_id = record["step"]
@@ -146,7 +125,14 @@ class _Board:
             shown = steps.step.with_options(
                 name=planned["action"], task_run_name=step_id, retries=planned["attempts"] - 1
             )
-            running[step_id] = asyncio.create_task(_swallow(shown(self.run_id, step_id)))
+            # an id of its own for each step of a flow run: shown again, it is the same task run
+            work = run_task_async(
+                shown,
+                task_run_id=catchup.task_run_id(str(flow_run.id), step_id),
+                parameters={"run_id": self.run_id, "step_id": step_id},
+                return_type="state",
+            )
+            running[step_id] = asyncio.create_task(_swallow(work))
         steps.shown(self.run_id, step_id).records.put_nowait(record)
 
     async def ended(self, record: Record) -> None:
@@ -161,18 +147,10 @@ class _Board:
 
 async def artifacts(result: report.Report) -> None:
     """The RTO table and the report, as artifacts of the flow run; written again they are new versions."""
-    rows = [
-        {
-            "component": component,
-            "objective": report.seconds(o.rto_s),
-            "actual": report.seconds(o.actual_s),
-            "verdict": report.yes_no(o.met),
-        }
-        for component, o in result.objectives.items()
-    ]
-    where = {"runbook": result.runbook, "system": result.system}
-    await acreate_table_artifact(rows, key=_key("rto", where), description="Recovery time objectives")
-    await acreate_markdown_artifact(report.markdown(result), key=_key("report", where), description=result.verdict)
+    key, rows, description = catchup.rto_artifact(result)
+    await acreate_table_artifact(rows, key=key, description=description)
+    key, text, description = catchup.report_artifact(result)
+    await acreate_markdown_artifact(text, key=key, description=description)
 
 
 async def _swallow(shown: Any) -> None:
@@ -181,61 +159,92 @@ async def _swallow(shown: Any) -> None:
         await shown
 
 
-def _key(what: str, head: dict[str, Any]) -> str:
-    return f"{head['runbook']}-{head['system']}-{what}".replace("_", "-").lower()
+def api() -> str:
+    """The server that is shown to."""
+    return os.environ.get("PREFECT_API_URL", "")
+
+
+def _say(text: str) -> None:
+    # the process that listened may be gone (a runner that was restarted); that must not reach the run either
+    with contextlib.suppress(OSError):
+        Console(stderr=True, markup=False).print(text, style="dim", soft_wrap=True)
 
 
 _attached: ContextVar[EngineThread | None] = ContextVar("attached", default=None)
 
 
-def engine_for(request: launch.Request) -> EngineThread:
-    """The engine that the command line started before it opened this window, else a new one."""
-    return _attached.get() or EngineThread(request).start()
+async def run(request: launch.Request) -> report.Report:
+    """Inside a flow: the run that this flow run stands for.
 
-
-def follow(request: launch.Request | str, progress: view.Progress) -> report.Report:
-    """For the command line: start the engine first, then open Prefect's window beside it.
-
-    Prefect's exceptions, and a server that hangs, cost at most SHOW_S at the end and never the run.
+    The one that the command line started before it opened this window; or, where this flow run is tried again, the run
+    that it had started (``_again``); else a new one.
     """
-    import signal  # noqa: PLC0415 - handlers belong to this call
+    attached = _attached.get()
+    if attached is not None:
+        return await show(attached)
+    folder = windowfile.run_of(places.state_home(), str(flow_run.id))
+    if folder is None:
+        return await show(EngineThread(request).start())
+    return await _again(folder)
 
-    engine = EngineThread(request)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: engine.halt())
-    engine.start(progress)
-    window = threading.Thread(target=_open, args=(engine,), name="relight-window", daemon=True)
-    window.start()
+
+async def _again(folder: Path) -> report.Report:
+    """A flow run that is tried again: its run is followed where it lives, resumed where it died, else its end shown.
+
+    A run that ended without success is resumed only where Prefect had shown that end: otherwise whoever tries again has
+    seen a crash, not the end that the run came to meanwhile. Raises what a resume raises.
+    """
+    shown_before = windowfile.load(folder).complete
+    while True:
+        if alive.alive(folder):
+            result = await show(JournalTail(folder))
+            if result.ended_at:
+                return result
+            continue
+        ended = fold(journal.read(folder / "journal.jsonl").records).ended
+        if ended is not None and (not shown_before or ended in FINISHED):
+            return report.build(folder / "journal.jsonl")
+        try:
+            return await show(EngineThread(folder.name).start())
+        except (LeaseHeld, BadInput):
+            # somebody else took it up at the same moment, or even ended it
+            if not alive.alive(folder) and fold(journal.read(folder / "journal.jsonl").records).ended == ended:
+                raise
+        shown_before = False
+        await asyncio.sleep(AGAIN_S)
+
+
+def open_beside(engine: EngineThread) -> None:
+    """For the command line: show, in this thread, a run that has begun already. Never raises."""
+    _attached.set(engine)  # this thread's context only
     try:
-        result = engine.result.result()
-    finally:
-        progress.close()
-        window.join(SHOW_S)
-    if window.is_alive():
-        # Prefect's own exit hooks would wait minutes for a server that hangs; the journal has everything
-        Console(stderr=True, markup=False).print(
-            "Prefect's server did not take in the whole run in time; the journal has it"
-        )
-    return result
+        asyncio.run(_opened(engine))
+    except Exception as e:  # noqa: BLE001 - whatever Prefect raises must not reach the run
+        _say(f"Prefect's window closed early: {type(e).__name__}: {e}")
 
 
-def _open(engine: EngineThread) -> None:
+async def _opened(engine: EngineThread) -> None:
     from flows.failover import FailoverOptions, failover  # noqa: PLC0415 - the procedures import this module
 
-    options, name = FailoverOptions(), "resume"
-    if isinstance(engine.request, launch.Request):
-        options, name = FailoverOptions.of(engine.request), Path(engine.request.runbook).stem
-    _attached.set(engine)  # this thread's context only
-
-    async def opened() -> None:
-        await failover.with_options(name=name)(options, return_state=True)
-
-    try:
-        asyncio.run(opened())
-        # task runs reach the server as events and lines as logs, both from queues that the process's end would drop
-        EventsWorker.drain_all(timeout=SHOW_S / 2)
-        APILogWorker.drain_all(timeout=SHOW_S / 2)
-    except Exception as e:  # noqa: BLE001 - whatever Prefect raises must not reach the run
-        Console(stderr=True, markup=False).print(
-            f"Prefect's window closed early: {type(e).__name__}: {e}", style="yellow"
-        )
+    first = await asyncio.to_thread(engine.after, 0)
+    if not first:
+        return  # it never began, so there is nothing to show
+    head = first[0]
+    folder = places.state_home() / "runs" / head["run_id"]
+    if not claim(folder):
+        return
+    if not windowfile.load(folder).api:
+        windowfile.save(folder, Window(api=api()))
+    options = FailoverOptions.of_head(head)
+    async with get_client() as client:
+        found = await catchup.flow_run_of(client, folder, head)
+        if found.state_type is None or found.state_type.value != "PENDING":
+            await client.set_flow_run_state(found.id, Pending(), force=True)
+            found = await client.read_flow_run(found.id)
+    flow = failover.with_options(name=head["runbook"], flow_run_name=catchup.flow_run_name(head))
+    await run_flow_async(flow, flow_run=found, parameters={"options": options}, return_type="state")
+    # task runs reach the server as events and lines as logs, both from queues that the process's end would drop
+    await asyncio.to_thread(EventsWorker.drain_all, timeout=SHOW_S / 2)
+    await asyncio.to_thread(APILogWorker.drain_all, timeout=SHOW_S / 2)
+    async with get_client() as client:
+        await catchup.catch_up(client, folder, api(), write=False)

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flows.engine import alive, check, killswitch, leasing, places, report, runbook, safety, system
+from flows.engine import abort, alive, check, killswitch, leasing, places, report, runbook, safety, system
 from flows.engine import lease as leases
 from flows.engine.findings import Finding
 from flows.engine.journal import FileJournal, Record, of_type, read
@@ -27,7 +27,7 @@ from flows.engine.providers import Components
 from flows.engine.roles import Roles, Wish, resolve
 from flows.engine.run import Run
 from flows.engine.runner import Runner
-from flows.engine.state import fold, reopened
+from flows.engine.state import FINISHED, fold, reopened
 from flows.engine.stepping import Ask
 from tasks.clock import Clock, LoopClock
 from tasks.contract import Mode, RunInfo
@@ -43,6 +43,7 @@ class Request:
         waivers: name of a safety rule -> who waives it and why; recorded.
         incident_started_at, detected_at: where known (an alert, a drill); default is the start of the run.
         automatic: an alert or a schedule asks, not a person: the gates of ``safety`` count.
+        prefect_flow_run_id: the flow run that asked, where one did: tried again there, the run is resumed.
     """
 
     system: str
@@ -55,6 +56,7 @@ class Request:
     trigger: str = "cli"
     operator: str = ""
     automatic: bool = False
+    prefect_flow_run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ def _resumable(run_id: str, records: tuple[Record, ...]) -> Record:
     if head is None:
         raise BadInput(f"run {run_id} never began: its journal has no run_started record. Start a new one.")
     ended = fold(records).ended
-    if ended in ("succeeded", "objective_missed", "undone"):
+    if ended in FINISHED:
         raise BadInput(f"run {run_id} has ended ({ended}); there is nothing to resume")
     return head
 
@@ -277,6 +279,7 @@ def _run(ready: Ready, info: RunInfo, roles: Roles, live: Live) -> Run:
         clock=live.clock,
         network=live.network,
         incident_started_at=datetime.fromisoformat(info.incident_started_at),
+        abort=lambda: abort.asked(places.state_home() / "runs" / info.run_id),
     )
 
 
@@ -322,6 +325,7 @@ def _header(ready: Ready, request: Request, roles: Roles, info: RunInfo, begun: 
         "trigger": request.trigger,
         "operator": _operator(request.operator),
         "automatic": request.automatic,
+        "prefect_flow_run_id": request.prefect_flow_run_id,
         "objectives": {"rto_s": ready.rto_s, "rpo_s": ready.rpo_s},
         "plan": plan,
         "files": {k: str(Path(v).resolve()) for k, v in files.items()},

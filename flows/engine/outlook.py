@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from flows.engine import launch
-from flows.engine.journal import Record, of_type
+from flows.engine import alive, launch
+from flows.engine.journal import Record, of_type, read
 from flows.engine.objectives import recovery_times
 from flows.engine.plan import Plan
-from flows.engine.state import GOOD, RunState, fold, undoable
-from tasks.errors import RelightError
+from flows.engine.state import FINISHED, GOOD, RunState, fold, undoable
+from tasks.errors import BadInput, RelightError
 
 
 class Remaining(BaseModel):
@@ -105,3 +106,14 @@ def _predicted(
         if step.restores and step.restores not in found:
             found[step.restores] = elapsed_s + ends[step.id]
     return {component: round(seconds, 3) for component, seconds in found.items()}
+
+
+def going_back(folder: Path) -> Outlook:
+    """What an abort of the run in ``folder`` would do now. Raises BadInput where there is nothing to abort."""
+    records = read(folder / "journal.jsonl").records
+    ahead, ended = of(records, datetime.now(UTC)), fold(records).ended
+    if ended in FINISHED:
+        raise BadInput(f"run {folder.name} has ended ({ended}); there is nothing to put back")
+    if ahead.unknown and not alive.alive(folder):
+        raise BadInput(f"run {folder.name} cannot go back: {ahead.unknown}")
+    return ahead

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from flows.engine.attempt import Attempt
+from flows.engine.journal import Record
 from flows.engine.launch import Ground, Ready, Request, prepare, run_info
 from flows.engine.plan import PlannedStep
+from flows.engine.providers import Components
 from flows.engine.roles import Roles, resolve
-from tasks.contract import Context, Observation, Phase
+from flows.engine.state import RunState
+from tasks.clock import Clock
+from tasks.contract import Context, Observation, Phase, RunInfo
 from tasks.errors import RelightError, SafetyRefusal
 
 
@@ -29,34 +35,62 @@ async def observe(request: Request) -> tuple[Ready, Roles, list[Preview]]:
     clock = ground.clock()
     async with ground.providers(ready, clock) as components:
         roles = await resolve(ready.loaded.system, components, request.wish)
-        now = clock.utc()
-        # few at a time: eighteen steps at once would starve each other's probes, and live nodes look silent
-        turn = asyncio.Semaphore(3)
-        info = run_info(ready.plan, request, "plan", 0, request.incident_started_at or now)
+        info = run_info(ready.plan, request, "plan", 0, request.incident_started_at or clock.utc())
+        found = await _looked(ready.plan.steps, _Eyes(ready, clock, components, info, roles.by_name, RunState()))
+        return ready, roles, found
 
-        async def look(step: PlannedStep) -> Preview:
-            async with turn:
-                return await observed(step)
 
-        async def observed(step: PlannedStep) -> Preview:
-            seconds = min(step.timeout_s, 10.0)
-            context = Context(
-                run=info,
-                clock=clock,
-                roles=roles.by_name,
-                components=components,
-                deadline=clock.monotonic() + seconds,
-                rpo_s=ready.rpo_s,
-                guard=_read_only,
-            )
-            found = await Attempt(step, context, lambda _seen: None, None).observed()
+async def observe_run(head: Record, state: RunState) -> list[Preview]:
+    """What is true now of each step of a run, given its first record. Changes nothing. Raises BadInput."""
+    ready = prepare(head["files"]["system"], head["files"]["runbook"], head["mode"])
+    request = Request(head["system"], head["runbook"], head["mode"], waivers=head["waivers"])
+    ground = Ground()
+    clock = ground.clock()
+    async with ground.providers(ready, clock) as components:
+        incident = datetime.fromisoformat(head["incident_started_at"])
+        info = run_info(ready.plan, request, head["run_id"], 0, incident)
+        return await _looked(ready.plan.steps, _Eyes(ready, clock, components, info, head["roles"], state))
+
+
+@dataclass(frozen=True)
+class _Eyes:
+    """What a look needs."""
+
+    ready: Ready
+    clock: Clock
+    components: Components
+    info: RunInfo
+    roles: Mapping[str, str]
+    state: RunState
+
+    def context(self, step: PlannedStep) -> Context:
+        return Context(
+            run=self.info,
+            clock=self.clock,
+            roles=self.roles,
+            components=self.components,
+            deadline=self.clock.monotonic() + min(step.timeout_s, 10.0),
+            rpo_s=self.ready.rpo_s,
+            earlier=self.state.earlier(),
+            intended=self.state.of(step.id).intents,
+            guard=_read_only,
+        )
+
+
+async def _looked(steps: tuple[PlannedStep, ...], eyes: _Eyes) -> list[Preview]:
+    # few at a time: eighteen steps at once would starve each other's probes, and live nodes look silent
+    turn = asyncio.Semaphore(3)
+
+    async def look(step: PlannedStep) -> Preview:
+        async with turn:
+            found = await Attempt(step, eyes.context(step), lambda _seen: None, None).observed()
             return Preview(step, None, found) if isinstance(found, RelightError) else Preview(step, found, None)
 
-        return ready, roles, list(await asyncio.gather(*(look(s) for s in ready.plan.steps)))
+    return list(await asyncio.gather(*(look(s) for s in steps)))
 
 
 def _read_only() -> None:
-    raise SafetyRefusal("this is a plan: nothing may be changed")
+    raise SafetyRefusal("this is a look: nothing may be changed")
 
 
 def unready(previews: list[Preview]) -> list[str]:

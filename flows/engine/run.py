@@ -23,6 +23,7 @@ class Run:
         components: component name -> provider instance.
         check: raises when this run may no longer change anything (lease lost, kill switch on).
         holds: raises when the lease is lost: then nothing is recorded either, somebody else may go on with the run.
+        abort: who wants the run to go back, and why (``by``, ``why``, ``asked_at``); None while nobody does.
     """
 
     info: RunInfo
@@ -36,3 +37,4 @@ class Run:
     incident_started_at: datetime
     network: Network
     holds: Callable[[], None] = lambda: None
+    abort: Callable[[], Mapping[str, str] | None] = lambda: None

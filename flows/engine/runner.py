@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from flows.engine.journal import Journal, JournalUnwritable, Record
 from flows.engine.objectives import Watch, all_met
-from flows.engine.plan import PlannedStep
 from flows.engine.run import Run
-from flows.engine.state import RunState, Verdict, advance, decide, fold
+from flows.engine.state import Decision, RunState, Verdict, advance, decide, fold
 from flows.engine.stepping import Ask, StepRun
 from flows.engine.verdict import concluded, reason
-from tasks.errors import LeaseHeld
+from tasks.errors import EffectUnknown, LeaseHeld
 
 HOLD_S = 1.0
 """How often a run that only waits looks whether the system is still its own."""
@@ -40,6 +41,7 @@ class Runner:
     dice: random.Random = field(default_factory=random.Random)
     state: RunState = field(init=False)
     _halt: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _abort: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _broken: JournalUnwritable | LeaseHeld | None = field(init=False, default=None)
     _live: dict[str, tuple[StepRun | None, asyncio.Task[None]]] = field(init=False, default_factory=dict)
     """What is under way; an undo has no StepRun of its own and is never interrupted."""
@@ -52,8 +54,9 @@ class Runner:
         self._halt.set()
 
     @property
-    def halted(self) -> bool:
-        return self._halt.is_set()
+    def stopping(self) -> bool:
+        """No new effect of a step may begin: the run was asked to stop, or to go back."""
+        return self._halt.is_set() or bool(self.state.aborted)
 
     def check(self) -> None:
         """Raises when nothing may be changed any more: the journal broke, the lease is lost, the kill switch is on."""
@@ -77,6 +80,7 @@ class Runner:
 
     async def go(self) -> Verdict:
         """Run until nothing is left to do; journal the verdict. Raises JournalUnwritable."""
+        self._heed()
         watch = Watch(self.run.rto_s, self.run.incident_started_at, self.run.plan, self.journal.records)
         watching = asyncio.create_task(watch.go(self.run.clock, self.state, self.record))
         holding = asyncio.create_task(self._hold())
@@ -100,20 +104,27 @@ class Runner:
             except LeaseHeld as e:
                 self._broken = e
                 self.halt()
+                return
+            with contextlib.suppress(JournalUnwritable, LeaseHeld):  # noted by record: nothing more begins
+                self._heed()
+
+    def _heed(self) -> None:
+        """Go back where a person asked for it; what is under way ends first."""
+        wish = None if self.state.going_back or self._halt.is_set() else self.run.abort()
+        if wish is not None:
+            self.record("abort_requested", **wish)
+            self._abort.set()
 
     async def _steps(self) -> None:
-        halting = asyncio.create_task(self._halt.wait())
+        told: set[asyncio.Future[Any]] = {asyncio.ensure_future(event.wait()) for event in (self._halt, self._abort)}
         try:
             while self._advance():
-                waiting = {task for _, task in self._live.values()}
-                await asyncio.wait(
-                    waiting if halting.done() else {*waiting, halting}, return_when=asyncio.FIRST_COMPLETED
-                )
+                waiting: set[asyncio.Future[Any]] = {task for _, task in self._live.values()}
+                await asyncio.wait(waiting | {t for t in told if not t.done()}, return_when=asyncio.FIRST_COMPLETED)
                 self._reap()
-                if self.halted:
-                    self._interrupt()
         finally:
-            halting.cancel()
+            for task in told:
+                task.cancel()
             for _, task in self._live.values():
                 task.cancel()
             await asyncio.gather(*(task for _, task in self._live.values()), return_exceptions=True)
@@ -123,14 +134,14 @@ class Runner:
     def _advance(self) -> bool:
         """Start or skip what the journal says comes next; False when nothing is under way any more."""
         decision = decide(self.run.plan, self.state, self._live)
-        if decision.undo and not self.halted:
-            self._start("undo", self._undo(decision.undo), None)
+        if (decision.undo or decision.settle) and not self._halt.is_set():
+            self._start("undo", self._back(decision), None)
             return True
         for step_id, why in decision.skip.items():
             StepRun(self, self.run.plan.by_id[step_id]).skip(why)
         if decision.skip:
             return self._advance()
-        if not self.halted and self._broken is None:
+        if not self._halt.is_set() and self._broken is None:
             for step in decision.start:
                 stepping = StepRun(self, step)
                 self._start(step.id, stepping.go(), stepping)
@@ -140,20 +151,24 @@ class Runner:
         self._live[name] = (stepping, asyncio.create_task(work, name=name))
 
     def _reap(self) -> None:
-        for name in [n for n, (_, task) in self._live.items() if task.done()]:
-            _, task = self._live.pop(name)
-            if not task.cancelled():
-                task.result()
-
-    def _interrupt(self) -> None:
-        for stepping, task in self._live.values():
-            if stepping is not None and stepping.interruptible:
+        """Take what has ended off the list; where nothing more may begin, drop what changes nothing right now."""
+        for name, (stepping, task) in list(self._live.items()):
+            if task.done():
+                del self._live[name]
+                if not task.cancelled():
+                    task.result()
+            elif self.stopping and stepping is not None and stepping.interruptible:
                 task.cancel()
 
-    async def _undo(self, steps: tuple[PlannedStep, ...]) -> None:
-        """Undo each step in its own guard: a failed undo neither hides the first error nor skips the rest."""
-        if not self.state.undoing:
-            self.record("undo_started", steps=[s.id for s in steps])
-        for step in steps:
-            if not self.halted:
+    async def _back(self, decision: Decision) -> None:
+        """Undo each step in its own guard: a failed undo neither hides the first error nor skips the rest.
+
+        What cannot be undone, and was in flight when an engine died, is looked at first.
+        """
+        for step in decision.settle:
+            await StepRun(self, step).settle(EffectUnknown("an engine died before it was told what came of it"))
+        if decision.undo and not self.state.undoing:
+            self.record("undo_started", steps=[s.id for s in decision.undo])
+        for step in decision.undo:
+            if not self._halt.is_set():
                 await StepRun(self, step).undo()

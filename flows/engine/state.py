@@ -12,6 +12,8 @@ from tasks.contract import Done, Facts
 
 Outcome = Literal["done", "already", "skipped", "failed", "unknown", "undone", "undo_failed"]
 Verdict = Literal["succeeded", "objective_missed", "failed", "unknown", "refused", "undone", "interrupted"]
+FINISHED: frozenset[Verdict] = frozenset(("succeeded", "objective_missed", "undone"))
+"""Nothing is left to resume."""
 GOOD: frozenset[str] = frozenset(("done", "already"))
 
 
@@ -57,7 +59,13 @@ class RunState:
     order: list[str] = field(default_factory=list)
     """Steps in the order in which their outcomes were recorded."""
     undoing: bool = False
+    aborted: str = ""
+    """Who asked that the run goes back, and why."""
     ended: Verdict | None = None
+
+    @property
+    def going_back(self) -> bool:
+        return self.undoing or bool(self.aborted)
 
     def of(self, step_id: str) -> StepState:
         return self.steps.setdefault(step_id, StepState())
@@ -91,7 +99,7 @@ def advance(state: RunState, record: Record) -> None:
             step.perhaps = step.perhaps or (step.in_flight and step.uncertain)
             if step.outcome == "undo_failed":
                 step.undo_tried = False
-            elif step.outcome in ("failed", "skipped", "unknown") and not state.undoing:
+            elif step.outcome in ("failed", "skipped", "unknown") and not state.going_back:
                 step.outcome = None
         for step_id in record.get("reopened", ()):
             state.of(step_id).outcome = None
@@ -100,6 +108,8 @@ def advance(state: RunState, record: Record) -> None:
         state.ended = record["verdict"]
     elif kind == "undo_started":
         state.undoing = True
+    elif kind == "abort_requested":
+        state.aborted = f"by {record['by']}: {record['why']}"
     elif kind in ("intent", "attempt_failed", "outcome"):
         _advance_step(state, state.of(record["step"]), record)
 
@@ -143,22 +153,29 @@ def _advance_step(state: RunState, step: StepState, record: Record) -> None:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do now: steps to start, steps to record as skipped (id -> why), or what to undo in order."""
+    """What to do now: steps to start, steps to record as skipped (id -> why), or what to undo in order.
+
+    ``settle``: steps that stay and whose effect was in flight when an engine died: they are looked at, no more.
+    """
 
     start: tuple[PlannedStep, ...] = ()
     skip: Mapping[str, str] = field(default_factory=dict)
     undo: tuple[PlannedStep, ...] = ()
+    settle: tuple[PlannedStep, ...] = ()
 
 
 def decide(plan: Plan, state: RunState, running: Iterable[str] = ()) -> Decision:
     """The next moves. Same journal, same plan: same answer; that is what makes resume safe."""
     busy = set(running)
     bad = [s for s in plan.steps if state.of(s.id).outcome in ("failed", "unknown")]
-    if state.undoing or any(s.on_failure == "undo" and state.of(s.id).outcome == "failed" for s in bad):
+    if state.going_back or any(s.on_failure == "undo" and state.of(s.id).outcome == "failed" for s in bad):
         if busy:  # nothing is undone while an effect is still under way
             return Decision()
-        undo = undoable(plan, state)[0]
-        never = [s.id for s in plan.steps if state.of(s.id).outcome is None and not state.of(s.id).intent]
+        undo, stay = undoable(plan, state)
+        settle = tuple(s for s in stay if state.of(s.id).in_flight)
+        if settle:
+            return Decision(settle=settle)
+        never = [s.id for s in plan.steps if state.of(s.id).outcome is None]
         return Decision(undo=undo) if undo else Decision(skip=dict.fromkeys(never, "the run went back"))
     stop = next((s for s in bad if s.on_failure in ("stop", "ask", "undo")), None)
     start: list[PlannedStep] = []
@@ -186,7 +203,7 @@ def reopened(plan: Plan, state: RunState) -> list[str]:
     return that was not begun: before a fence it is asked again whether the primary is down at all. Behind the fence it
     is not: it is down because of it.
     """
-    if state.undoing:
+    if state.going_back:
         return []
     ahead = [s.id for s in plan.steps if s.irreversible and not state.of(s.id).intent]
     leads = {i for point in ahead for i in (point, *plan.ancestors(point))}
@@ -212,7 +229,8 @@ def undoable(plan: Plan, state: RunState) -> tuple[tuple[PlannedStep, ...], tupl
         outcome = state.of(step.id).outcome
         if outcome == "skipped" or state.of(step.id).undo_tried:
             continue
-        if step.irreversible and outcome == "failed" and not state.of(step.id).perhaps:
+        certain = not state.of(step.id).perhaps and not state.of(step.id).uncertain
+        if step.irreversible and outcome in ("failed", None) and certain:
             continue
         if step.irreversible:
             passed_point = True

@@ -42,7 +42,7 @@ class Engine(Protocol):
     @property
     def dice(self) -> random.Random: ...
     @property
-    def halted(self) -> bool: ...
+    def stopping(self) -> bool: ...
 
     def check(self) -> None: ...
 
@@ -81,10 +81,10 @@ class StepRun:
             if wait_s is None and await self._ask_again(error):
                 before, wait_s = self.number, 0.0
             if wait_s is None:
-                await self._give_up(error)
+                await self.settle(error)
                 return
             self._attempt = None
-            if self.engine.halted:
+            if self.engine.stopping:
                 return
             await self.engine.run.clock.sleep(wait_s)
 
@@ -97,8 +97,8 @@ class StepRun:
             self.engine.check()
 
         def intend(seen: Observation) -> None:
-            if self.engine.halted:
-                raise Halted("the run was asked to stop")
+            if self.engine.stopping:
+                raise Halted("the run was asked to stop, or to go back")
             guard()
             started_at = self.started_at.isoformat(timespec="microseconds")
             changes = list(seen.changes)
@@ -147,8 +147,8 @@ class StepRun:
         self._attempt = None
         return await in_thread(lambda: ask(self.step, error))
 
-    async def _give_up(self, error: RelightError) -> None:
-        """After the last attempt. Where its effect is unknown, look once more; only what cannot be told is unknown."""
+    async def settle(self, error: RelightError) -> None:
+        """End the step without trying again. Where its effect is unknown, look; only what cannot be told is unknown."""
         known = self.engine.state.of(self.step.id)
         if not known.uncertain or self.step.action.read_only:
             self._end("failed", error=error)

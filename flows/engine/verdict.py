@@ -18,9 +18,9 @@ def concluded(plan: Plan, state: RunState, *, objectives_met: bool) -> Verdict:
     if "unknown" in outcomes:
         return "unknown"
     left = decide(plan, state)
-    if left.start or left.undo:
+    if left.start or left.undo or left.settle:
         return "interrupted"
-    if state.undoing and not outcomes & {"undo_failed", None}:
+    if state.going_back and not outcomes & {"undo_failed", None}:
         return "undone"
     failed = [s for s in steps if s.outcome in ("failed", "undo_failed")]
     if failed:
@@ -35,7 +35,13 @@ def reason(run: Run, state: RunState, verdict: Verdict) -> str:
     if verdict in ("succeeded", "objective_missed"):
         return ""
     if verdict == "interrupted":
-        return f"stopped between two effects; go on with: relight resume {run.info.run_id}"
+        run_id = run.info.run_id
+        back = "" if state.going_back else f", or go back: relight abort {run_id}"
+        return f"stopped between two effects; go on: relight resume {run_id}{back}"
+    if state.aborted:
+        errors = {s.id: state.of(s.id).undo_error for s in run.plan.steps}
+        stuck = [f"{name} could not be put back: {e['message']}" for name, e in errors.items() if e]
+        return "; ".join((f"aborted {state.aborted}", *stuck))
     for step in run.plan.steps:
         error = state.of(step.id).error
         if error:

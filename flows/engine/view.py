@@ -40,7 +40,7 @@ class Progress:
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self.console, self.quiet = console, quiet
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may say something while its own thread does
         self._head: Record | None = None
         self._rows: dict[str, dict[str, Any]] = {}
         self._live: Live | None = None
@@ -76,6 +76,8 @@ class Progress:
             elif kind == "objective":
                 text = f"{record['fraction']:.0%} of the {record['component']} objective is gone"
                 self._say("objective", "objective_missed", text)
+            elif kind == "abort_requested":
+                self._say("abort", "running", f"asked by {record['by']}: {record['why']}")
             elif kind == "run_ended":
                 self._end()
 
@@ -168,6 +170,19 @@ def plan_view(title: str, previews: list[Preview], worst_end_s: dict[str, float]
     return Group(*parts)
 
 
+def now_view(previews: list[Preview], unknown: str = "") -> Group:
+    """What is true now of each step."""
+    if unknown:
+        return Group(Text(f"what is true now cannot be told: {unknown}", "yellow"))
+    parts: list[Any] = [Text("Now", "bold")]
+    for p in previews:
+        if p.seen is None:
+            parts.append(Text(f"  {p.step.id}: cannot tell: {p.error}", "yellow"))
+        else:
+            parts.append(Text(f"  {p.step.id}: {p.seen.summary}", "green" if p.seen.holds else ""))
+    return Group(*parts)
+
+
 def report_view(report: Report) -> Group:
     """A report for a terminal."""
     verdict = Text(report.verdict.replace("_", " "), STYLES.get(report.verdict, "bold red"))
@@ -222,14 +237,25 @@ def outlook_view(report: Report, ahead: Outlook) -> Group:
         ]
         for component, seconds_ in ahead.predicted_s.items():
             parts.append(Text(f"  {component} restored at worst {show_duration(seconds_)} after the incident began"))
+    parts.append(going_back_view(ahead))
+    if report.verdict not in ("succeeded", "objective_missed", "undone"):
+        parts.append(Text(f"Go on: relight resume {report.run_id}   Go back: relight abort {report.run_id}", "bold"))
+    return Group(*parts)
+
+
+def going_back_view(ahead: Outlook) -> Group:
+    """What going back would put back, and what it would leave."""
+    if ahead.unknown:
+        return Group(Text(f"what going back would put back cannot be told: {ahead.unknown}", "yellow"))
+    parts: list[Any] = []
     if ahead.point_of_no_return:
         said = "was passed, or may have been" if ahead.passed else "is not passed"
         parts.append(Text(f"The point of no return ({ahead.point_of_no_return}) {said}.", "bold"))
     back = ", ".join(ahead.would_undo) or "nothing"
     stays = f"; stays as it is: {', '.join(ahead.would_stay)}" if ahead.would_stay else ""
     parts.append(Text(f"Going back would put back: {back}{stays}."))
-    if report.verdict not in ("succeeded", "objective_missed", "undone"):
-        parts.append(Text(f"Go on with: relight resume {report.run_id}", "bold"))
+    if ahead.passed:
+        parts.append(Text("Behind the point of no return, going on is usually the way out: relight resume.", "yellow"))
     return Group(*parts)
 
 

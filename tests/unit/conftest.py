@@ -139,6 +139,7 @@ class Options:
     listen: Callable[[Record], None] = lambda _record: None
     after: Callable[[Runner], Any] | None = None
     """A coroutine function that runs beside the runner."""
+    abort: Callable[[], Any] = lambda: None
     anchor: datetime = EPOCH
     incident: datetime = EPOCH
 
@@ -182,6 +183,7 @@ async def _play(plan: Plan, world: World, journal: MemoryJournal, options: Optio
         clock=clock,
         incident_started_at=options.incident,
         network=Sockets(),
+        abort=options.abort,
     )
     runner = Runner(run, journal, options.listen, ask=options.ask, dice=random.Random(7))
     world.halt = runner.halt

@@ -204,17 +204,17 @@ def test_found_undo_stops_at_its_first_failure(monkeypatch):
         failed = any(now.of(s.id).outcome == "undo_failed" for s in plan.steps)
         return ((), ()) if failed else real(plan, now)
 
-    async def one_by_one(self, steps):
+    async def one_by_one(self, decision):
         if not self.state.undoing:
-            self.record("undo_started", steps=[s.id for s in steps])
-        await StepRun(self, steps[0]).undo()
+            self.record("undo_started", steps=[s.id for s in decision.undo])
+        await StepRun(self, decision.undo[0]).undo()
 
     def at_undo(event: Event, kind: str) -> bool:
         return event.kind == "change" and "unfence" in event.what and kind == "error"
 
     assert broken_by(what, at_undo) == set()
     monkeypatch.setattr(state, "undoable", impatient)
-    monkeypatch.setattr(Runner, "_undo", one_by_one)
+    monkeypatch.setattr(Runner, "_back", one_by_one)
     monkeypatch.setattr(simulate, "PEOPLE", 0)
     assert "undo goes on after a failure" in broken_by(what, at_undo)
 
@@ -233,7 +233,7 @@ def test_found_failures_are_logged_and_the_run_continues(monkeypatch):
     async def shrug(self, error):
         self._end("done", Observation(holds=True, summary=f"ignored: {error}"))
 
-    monkeypatch.setattr(StepRun, "_give_up", shrug)
+    monkeypatch.setattr(StepRun, "settle", shrug)
     assert "postconditions" in broken_by(case(NEVER_READY))
 
 
