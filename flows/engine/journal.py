@@ -184,9 +184,9 @@ class FileJournal:
         record, line = sealed(self.head, len(self._records) + 1, at, kind, body)
         data = line.encode() + b"\n"
         try:
-            written = os.write(self._file, data)
-            if written != len(data):
-                raise OSError(28, "only a part of the record was written")
+            rest = memoryview(data)
+            while rest:  # a disk that gets full takes a part first, and then says why (write(2))
+                rest = rest[os.write(self._file, rest) :]
             os.fsync(self._file)
         except OSError as e:
             self._broken = JournalUnwritable(
