@@ -99,6 +99,8 @@ class Data:
     buckets: dict[str, Bucket] = field(default_factory=dict)
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
     serial: int = 1
+    lease: tuple[str, float] | None = None
+    """The record of a lease's store, and when it was written."""
     cached: dict[tuple[str, str], tuple[RRset, float]] = field(default_factory=dict)
     site_at: dict[str, str] = field(default_factory=dict)
     """address -> site."""

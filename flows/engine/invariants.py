@@ -81,6 +81,8 @@ class Rules:
 
     def guarded(self, process: Process, component: str, what: str) -> None:
         """Right before an effect is sent."""
+        if self._domains.get(component) == "leases":
+            return  # what decides who may is before every journal and every epoch
         if process.epoch != self.newest:
             stale = f"{process.name} (epoch {process.epoch})"
             self.world.violate(f"one run per system: {stale} changed {what} while epoch {self.newest} runs")

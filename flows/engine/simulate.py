@@ -33,7 +33,7 @@ from tasks.world import World
 
 RESTART_S = 1.0
 PERSON_S = 5.0
-MOST_STARTS = 12
+MOST_STARTS = 24
 PEOPLE = 2
 """How often a person resumes a run that ended badly."""
 PAUSE_S = 30.0
@@ -160,6 +160,7 @@ class Play:
             self.verdicts.append(verdict)
             if verdict.startswith("LeaseHeld"):  # by the engine that took over meanwhile
                 await asyncio.gather(*self.beside, return_exceptions=True)
+                await asyncio.sleep(RESTART_S)  # or a dead one's lease has not run out yet
             elif verdict == "killed":
                 await asyncio.sleep(RESTART_S)
             elif verdict in ("succeeded", "objective_missed", "undone", "over") or people == 0:

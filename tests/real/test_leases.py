@@ -20,9 +20,14 @@ from flows.engine import processes, safety
 from flows.engine.lease import FileLease, Holder, elapsed
 from flows.engine.lease import acknowledged as file_acknowledged
 from flows.engine.storelease import StoreLease, acknowledged
+from flows.engine.virtualtime import VirtualLoop
 from tasks.clock import LoopClock
+from tasks.contract import Surroundings
 from tasks.errors import LeaseHeld, LostCompare, Rejected, Unreachable
 from tasks.leases.protocol import Held, LastRun, LeaseStore
+from tasks.leases.twin import LeaseTwin
+from tasks.simulation import Process, Simulation, enter
+from tasks.world import World
 
 sys.path.insert(0, str(Path(__file__).parent))
 import lease_backends as backends
@@ -227,6 +232,7 @@ from flows.engine.storelease import StoreLease
 from tasks import catalog
 from tasks.clock import LoopClock
 from tasks.contract import Surroundings
+from tasks.contract import Surroundings
 
 async def main():
     holder = Holder("their-run", datetime.now(UTC), ttl_s=1.0)
@@ -388,3 +394,40 @@ def test_without_the_right_to_write_it_says_so(store):
         await forbidden.aclose()
 
     asyncio.run(story())
+
+
+# ---- the twin of proofs ----
+
+
+async def told(store: LeaseStore) -> list[object]:
+    """What came of each call."""
+    a, b, c = Held(1, "run-a", token="a", ttl_s=9.0), Held(2, "run-b", token="b"), Held(3, "run-c", token="c")
+    said: list[object] = [await store.read()]
+    for old, new in ((b, a), (None, a), (None, b), (b, c), (a, b), (a, b), (b, replace(b, released=False)), (b, c)):
+        try:
+            await store.swap(old, new)
+            said.append("written")
+        except LostCompare:
+            said.append("lost")
+        held, age_s = await store.read()
+        said.append((held, age_s is None or 0.0 <= age_s < 5.0))
+    return said
+
+
+def test_the_twin_of_proofs_tells_the_same_story(store):
+    async def real():
+        one = store.store()
+        try:
+            return await told(one)
+        finally:
+            await one.aclose()
+
+    async def twin():
+        world = World(("west", "east"))
+        enter(Process("engine"))
+        around = Surroundings("toy", "lease", world.sites, LoopClock(), lambda _name: None)
+        return await told(LeaseTwin(store.store(), around, world, Simulation()))
+
+    said = asyncio.run(real())
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        assert runner.run(twin()) == said
