@@ -194,7 +194,7 @@ def abort(
     offline: Annotated[bool, typer.Option("--offline", help="Do not use a Prefect server.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a run go back: what it did is undone, newest first, down to its point of no return, as `status` says.
+    """Make a run go back: what it did is undone, newest first, as `status` says. Refused behind its point of no return.
 
     A run whose engine lives is told to; one that died or stopped is taken up for it. Exit code 0: all was put back.
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
 from tasks.contract import Context
-from tasks.errors import NotYet, RelightError
+from tasks.errors import NotYet, RelightError, Unreachable
 
 T = TypeVar("T")
 
@@ -41,3 +41,24 @@ async def until(
         with attempt:
             return await probe()
     raise AssertionError("tenacity returns or raises")
+
+
+LOOKS = 3
+AGAIN_S = 0.2
+
+
+async def insisted(ctx: Context, ask: Callable[[], Awaitable[T]]) -> T:
+    """What ``ask`` returns, asked again where nothing answers: one lost packet is no dead server.
+
+    Raises Unreachable after ``LOOKS`` times, or when there is no time left for another one as long as the last.
+    """
+    for look in range(1, LOOKS + 1):
+        began = ctx.clock.monotonic()
+        try:
+            return await ask()
+        except Unreachable:
+            took_s = ctx.clock.monotonic() - began
+            if look == LOOKS or ctx.left_s() < 2 * (took_s + AGAIN_S):
+                raise
+        await ctx.clock.sleep(AGAIN_S)
+    raise AssertionError("the last look returns or raises")

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
-from flows.engine import abort, alive, eventloop, journal, launch, report, view
+from flows.engine import abort, alive, eventloop, journal, launch, outlook, report, view
 from flows.engine.journal import Record
 from flows.engine.runner import Runner
 from flows.engine.state import FINISHED, fold
@@ -161,7 +161,8 @@ HEED_S = 15.0
 def aborted(folder: Path, progress: view.Progress, take_up: Callable[[], report.Report]) -> report.Report:
     """After ``abort.ask``: the report once the run has gone back, or has ended otherwise.
 
-    ``take_up`` resumes it where no engine lives. Raises what that raises; BadInput when the run ended before.
+    ``take_up`` resumes it where no engine lives. Raises what that raises; BadInput when the run ended before,
+    SafetyRefusal when it passed its point of no return before.
     """
     path, seen, until = folder / "journal.jsonl", 0, time.monotonic() + HEED_S
     pause, before = threading.Event(), len(journal.read(folder / "journal.jsonl").records)
@@ -171,6 +172,11 @@ def aborted(folder: Path, progress: view.Progress, take_up: Callable[[], report.
         for record in records[seen:]:
             progress.record(record)
         seen, state = len(records), fold(records)
+        refused = next(journal.of_type(records[before:], "abort_refused"), None)
+        if refused is not None:
+            progress.close()
+            abort.withdraw(folder)
+            raise outlook.behind(folder.name, refused["point"])
         if state.ended in FINISHED or (state.ended is not None and state.going_back and seen > before):
             break
         if not lives or (not state.aborted and time.monotonic() > until):

@@ -23,6 +23,7 @@ class Told:
         before: signature of the broken world before the run; ``served``: clients could write then.
         expected: the end of the run in which nothing goes wrong.
         disturbed: more happened than the death of engines; ``returned``: the dead site came back.
+        aborted: a person told the run to go back; ``stayed``: it did what cannot be undone.
     """
 
     verdict: str
@@ -31,6 +32,8 @@ class Told:
     expected: Facts | None
     disturbed: bool
     returned: bool
+    aborted: bool = False
+    stayed: bool = False
 
 
 class Rules:
@@ -149,9 +152,9 @@ class Rules:
         if verdict in ("succeeded", "objective_missed", "over"):
             self._goal(told, end, serves=serves)
         elif verdict == "undone":
-            left = {k: (told.before[k], end[k]) for k in end if told.before[k] != end[k]}
-            if left:
-                violate(f"undone, but not as before: {left}")
+            self._as_before(told, end)
+        elif verdict == "refused" and told.aborted:
+            pass  # putting it back would have broken a safety rule
         elif not told.disturbed:
             violate(f"crash anywhere: the run ended {verdict} although nothing but the engine died")
         elif not told.returned:
@@ -161,6 +164,17 @@ class Rules:
         untried = [s for s, tried in self._undone.items() if not tried]
         if untried and verdict != "killed":
             violate(f"undo goes on after a failure: {', '.join(untried)} was never tried")
+
+    def _as_before(self, told: Told, end: Facts) -> None:
+        if told.stayed:  # what cannot be put back was said to stay
+            return
+        before = {**told.before, "nodes": dict(told.before["nodes"])}
+        for name, was in before["nodes"].items():
+            if was == "hung" and end["nodes"][name].startswith("primary"):
+                before["nodes"][name] = end["nodes"][name]  # a process that hung is started again, not hung again
+        left = {k: (before[k], end[k]) for k in end if before[k] != end[k]}
+        if left:
+            self.world.violate(f"undone, but not as before: {left}")
 
     def _goal(self, told: Told, end: Facts, *, serves: bool) -> None:
         world = self.world

@@ -12,8 +12,8 @@ from flows.engine import alive, launch
 from flows.engine.journal import Record, of_type, read
 from flows.engine.objectives import recovery_times
 from flows.engine.plan import Plan
-from flows.engine.state import FINISHED, GOOD, RunState, fold, undoable
-from tasks.errors import BadInput, RelightError
+from flows.engine.state import FINISHED, GOOD, RunState, fold, point_passed, undoable
+from tasks.errors import BadInput, RelightError, SafetyRefusal
 
 
 class Remaining(BaseModel):
@@ -31,7 +31,8 @@ class Outlook(BaseModel):
     """What ``relight status`` says beside the report.
 
     Attributes:
-        would_undo: steps that going back would put back, in that order; empty past the point of no return.
+        would_undo: steps that an abort would put back, in that order; empty past the point of no return, where it is
+            refused.
         would_stay: changed steps that going back leaves as they are.
         point_of_no_return: the step; ``passed``: it took effect, or may have.
         remains: in the order of the plan.
@@ -63,13 +64,15 @@ def of(records: tuple[Record, ...], now: datetime) -> Outlook:
     except RelightError as e:
         return Outlook(ended=state.ended is not None, unknown=str(e))
     undo, stay = undoable(plan, state)
-    point = plan.point_of_no_return
+    passed = point_passed(plan, state)
+    if passed:
+        undo, stay = (), (*undo, *stay)
     return Outlook(
         ended=state.ended is not None,
         would_undo=tuple(s.id for s in undo),
         would_stay=tuple(s.id for s in stay),
-        point_of_no_return=point,
-        passed=point is not None and _passed(state, point),
+        point_of_no_return=passed or plan.point_of_no_return,
+        passed=passed is not None,
         remains=tuple(
             Remaining(
                 id=s.id, action=s.action.name, in_flight=state.of(s.id).in_flight, worst_case_s=round(s.worst_case_s, 3)
@@ -89,11 +92,6 @@ def _plan(head: dict[str, Any]) -> Plan:
     return plan
 
 
-def _passed(state: RunState, step_id: str) -> bool:
-    step = state.of(step_id)
-    return step.outcome in (*GOOD, "unknown") or step.in_flight or step.perhaps
-
-
 def _predicted(
     plan: Plan, state: RunState, records: tuple[Record, ...], head: Record, now: datetime
 ) -> dict[str, float]:
@@ -109,11 +107,25 @@ def _predicted(
 
 
 def going_back(folder: Path) -> Outlook:
-    """What an abort of the run in ``folder`` would do now. Raises BadInput where there is nothing to abort."""
+    """What an abort of the run in ``folder`` would do now.
+
+    Raises BadInput where there is nothing to abort, SafetyRefusal behind the point of no return.
+    """
     records = read(folder / "journal.jsonl").records
     ahead, ended = of(records, datetime.now(UTC)), fold(records).ended
     if ended in FINISHED:
         raise BadInput(f"run {folder.name} has ended ({ended}); there is nothing to put back")
     if ahead.unknown and not alive.alive(folder):
         raise BadInput(f"run {folder.name} cannot go back: {ahead.unknown}")
+    if ahead.passed:
+        raise behind(folder.name, str(ahead.point_of_no_return))
     return ahead
+
+
+def behind(run_id: str, point: str) -> SafetyRefusal:
+    """Why an abort is refused behind the point of no return."""
+    return SafetyRefusal(
+        f"run {run_id} passed its point of no return, or may have ({point}): putting back what came before or after it"
+        f" would leave the system with two writers or with none. The way out is on: relight resume {run_id}. To stop it"
+        " where it is: SIGTERM to its process, or relight pause."
+    )

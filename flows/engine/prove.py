@@ -250,10 +250,13 @@ def _work(question: Question, key: tuple[Mode, str], calm: Story) -> Iterable[Wo
 
 
 def chosen_singles(trace: Sequence[Event], every: int) -> list[Schedule]:
-    """All crashes, and every ``every``-th of the rest."""
+    """All crashes, and every ``every``-th of each other kind, each kind from another start."""
     everything = singles(trace)
-    crashes = [s for s in everything if s[0].kind.startswith("kill")]
-    return crashes + [s for s in everything if not s[0].kind.startswith("kill")][::every]
+    chosen = [s for s in everything if s[0].kind.startswith("kill")]
+    kinds = sorted({s[0].kind for s in everything} - {s[0].kind for s in chosen})
+    for number, kind in enumerate(kinds):
+        chosen += [s for s in everything if s[0].kind == kind][number % every :: every]
+    return chosen
 
 
 def _do(work: Work) -> tuple[Tally, int]:

@@ -12,7 +12,7 @@ from typing import Any
 from flows.engine.journal import Journal, JournalUnwritable, Record
 from flows.engine.objectives import Watch, all_met
 from flows.engine.run import Run
-from flows.engine.state import Decision, RunState, Verdict, advance, decide, fold
+from flows.engine.state import Decision, RunState, Verdict, advance, decide, fold, point_passed
 from flows.engine.stepping import Ask, StepRun
 from flows.engine.verdict import concluded, reason
 from tasks.errors import EffectUnknown, LeaseHeld
@@ -42,6 +42,8 @@ class Runner:
     state: RunState = field(init=False)
     _halt: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _abort: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _deaf: bool = field(init=False, default=False)
+    """A wish to go back was refused."""
     _broken: JournalUnwritable | LeaseHeld | None = field(init=False, default=None)
     _live: dict[str, tuple[StepRun | None, asyncio.Task[None]]] = field(init=False, default_factory=dict)
     """What is under way; an undo has no StepRun of its own and is never interrupted."""
@@ -80,7 +82,6 @@ class Runner:
 
     async def go(self) -> Verdict:
         """Run until nothing is left to do; journal the verdict. Raises JournalUnwritable."""
-        self._heed()
         watch = Watch(self.run.rto_s, self.run.incident_started_at, self.run.plan, self.journal.records)
         watching = asyncio.create_task(watch.go(self.run.clock, self.state, self.record))
         holding = asyncio.create_task(self._hold())
@@ -109,9 +110,15 @@ class Runner:
                 self._heed()
 
     def _heed(self) -> None:
-        """Go back where a person asked for it; what is under way ends first."""
-        wish = None if self.state.going_back or self._halt.is_set() else self.run.abort()
-        if wish is not None:
+        """Go back where a person asked for it; what is under way ends first. Never behind the point of no return."""
+        wish = None if self.state.going_back or self._halt.is_set() or self._deaf else self.run.abort()
+        if wish is None:
+            return
+        point = point_passed(self.run.plan, self.state)
+        if point is not None:
+            self._deaf = True
+            self.record("abort_refused", point=point, **wish)
+        else:
             self.record("abort_requested", **wish)
             self._abort.set()
 
@@ -133,6 +140,7 @@ class Runner:
 
     def _advance(self) -> bool:
         """Start or skip what the journal says comes next; False when nothing is under way any more."""
+        self._heed()
         decision = decide(self.run.plan, self.state, self._live)
         if (decision.undo or decision.settle) and not self._halt.is_set():
             self._start("undo", self._back(decision), None)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from tasks.errors import BadInput
 from tasks.simulation import CHANGE_FAULTS, CRASHES, READ_FAULTS, Event
 
-HAPPENINGS = ("return", "second", "pause")
+HAPPENINGS = ("return", "second", "pause", "abort")
 """What happens beside the engine: the dead site comes back, a second engine starts, the engine stands still (SIGSTOP)
-past its lease while another takes over."""
+past its lease while another takes over, a person tells the run to go back."""
 KINDS = tuple(dict.fromkeys((*READ_FAULTS, *CHANGE_FAULTS, *(c for cs in CRASHES.values() for c in cs), *HAPPENINGS)))
 
 

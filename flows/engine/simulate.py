@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.engine import launch, report
+from flows.engine import abort, launch, report
 from flows.engine.invariants import Rules, Told
 from flows.engine.journal import FileJournal, Record, sealed
 from flows.engine.lease import Lease
@@ -126,7 +126,12 @@ class Play:
         self.case.scenario.breaks(self.world)
         before = self.rules.signature()
         served = await self.rules.serves()
-        self.sim.happenings = {"return": self._return, "second": self._second, "pause": self._pause}
+        self.sim.happenings = {
+            "return": self._return,
+            "second": self._second,
+            "pause": self._pause,
+            "abort": self._abort,
+        }
         await self._story()
         await asyncio.gather(*self.beside, return_exceptions=True)
         await asyncio.sleep(AFTERWARDS_S)
@@ -141,6 +146,8 @@ class Play:
                 expected=self.expected,
                 disturbed=any(not k.startswith("kill") for k in kinds.values()),
                 returned="return" in kinds.values(),
+                aborted="abort" in kinds.values(),
+                stayed=self._stayed(),
             )
         )
         violations = [*self.world.violations]
@@ -148,6 +155,11 @@ class Play:
             self.schedule, self.verdicts, violations, self.sim.trace, self.sim.happened, end, self.last,
             loop.time() - started,
         )  # fmt: skip
+
+    def _stayed(self) -> bool:
+        steps = self.case.ready.plan.by_id
+        done = [s.id for s in self.last.steps if s.outcome == "done"] if self.last else []
+        return any(i in steps and not steps[i].action.read_only for i in done)
 
     def _clients(self) -> asyncio.Task[None] | None:
         name = next(iter(self.world.records), None)
@@ -239,6 +251,12 @@ class Play:
             await self._engine("second", None)
 
         self.beside.append(asyncio.create_task(other()))
+
+    def _abort(self) -> None:
+        """A person tells the run to go back."""
+        run_id = self._unfinished()
+        if run_id is not None:
+            abort.ask(Path(os.environ["RELIGHT_STATE"]) / "runs" / run_id, "a person", "proof", self.world.utc())
 
     def _pause(self) -> None:
         """The engine stands still past its lease; another one resumes the run meanwhile; then it wakes up."""

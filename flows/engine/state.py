@@ -219,18 +219,11 @@ def undoable(plan: Plan, state: RunState) -> tuple[tuple[PlannedStep, ...], tupl
     what came before a promotion would make a second writer, also when an earlier run promoted. One that failed, and of
     which it was known at every moment that nothing happened, is no such point.
     """
-    ended = [plan.by_id[i] for i in state.order if i in plan.by_id]
-    touched = [s for s in ended if state.of(s.id).intent or (s.irreversible and state.of(s.id).outcome in GOOD)]
-    touched += [s for s in plan.steps if state.of(s.id).in_flight and s not in touched]
     undo: list[PlannedStep] = []
     stay: list[PlannedStep] = []
     passed_point = False
-    for step in reversed(touched):
-        outcome = state.of(step.id).outcome
-        if outcome == "skipped" or state.of(step.id).undo_tried:
-            continue
-        certain = not state.of(step.id).perhaps and not state.of(step.id).uncertain
-        if step.irreversible and outcome in ("failed", None) and certain:
+    for step in reversed(_touched(plan, state)):
+        if state.of(step.id).outcome == "skipped" or state.of(step.id).undo_tried or _spared(step, state):
             continue
         if step.irreversible:
             passed_point = True
@@ -240,3 +233,22 @@ def undoable(plan: Plan, state: RunState) -> tuple[tuple[PlannedStep, ...], tupl
         else:
             undo.append(step)
     return tuple(undo), tuple(stay)
+
+
+def point_passed(plan: Plan, state: RunState) -> str | None:
+    """The irreversible step that took, or may have taken, effect; None while everything can still be put back."""
+    found = (s.id for s in _touched(plan, state) if s.irreversible and not _spared(s, state))
+    return next((i for i in found if state.of(i).outcome != "skipped"), None)
+
+
+def _touched(plan: Plan, state: RunState) -> list[PlannedStep]:
+    """Steps that began an effect, or found an irreversible one done, oldest first."""
+    ended = [plan.by_id[i] for i in state.order if i in plan.by_id]
+    touched = [s for s in ended if state.of(s.id).intent or (s.irreversible and state.of(s.id).outcome in GOOD)]
+    return touched + [s for s in plan.steps if state.of(s.id).in_flight and s not in touched]
+
+
+def _spared(step: PlannedStep, state: RunState) -> bool:
+    """An irreversible step of which it was known at every moment that nothing happened."""
+    now = state.of(step.id)
+    return step.irreversible and now.outcome in ("failed", None) and not now.perhaps and not now.uncertain

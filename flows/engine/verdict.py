@@ -24,7 +24,8 @@ def concluded(plan: Plan, state: RunState, *, objectives_met: bool) -> Verdict:
         return "undone"
     failed = [s for s in steps if s.outcome in ("failed", "undo_failed")]
     if failed:
-        return "refused" if any((s.error or {}).get("safety_refusal") for s in failed) else "failed"
+        errors = [(s.undo_error if s.outcome == "undo_failed" else s.error) or {} for s in failed]
+        return "refused" if any(e.get("safety_refusal") for e in errors) else "failed"
     if outcomes - GOOD:
         return "interrupted"
     return "succeeded" if objectives_met else "objective_missed"

@@ -239,7 +239,8 @@ def outlook_view(report: Report, ahead: Outlook) -> Group:
             parts.append(Text(f"  {component} restored at worst {show_duration(seconds_)} after the incident began"))
     parts.append(going_back_view(ahead))
     if report.verdict not in ("succeeded", "objective_missed", "undone"):
-        parts.append(Text(f"Go on: relight resume {report.run_id}   Go back: relight abort {report.run_id}", "bold"))
+        back = "" if ahead.passed else f"   Go back: relight abort {report.run_id}"
+        parts.append(Text(f"Go on: relight resume {report.run_id}{back}", "bold"))
     return Group(*parts)
 
 
@@ -251,11 +252,12 @@ def going_back_view(ahead: Outlook) -> Group:
     if ahead.point_of_no_return:
         said = "was passed, or may have been" if ahead.passed else "is not passed"
         parts.append(Text(f"The point of no return ({ahead.point_of_no_return}) {said}.", "bold"))
-    back = ", ".join(ahead.would_undo) or "nothing"
-    stays = f"; stays as it is: {', '.join(ahead.would_stay)}" if ahead.would_stay else ""
-    parts.append(Text(f"Going back would put back: {back}{stays}."))
     if ahead.passed:
-        parts.append(Text("Behind the point of no return, going on is usually the way out: relight resume.", "yellow"))
+        parts.append(Text("An abort is refused here: what is done stays. The way out is on: relight resume."))
+    else:
+        back = ", ".join(ahead.would_undo) or "nothing"
+        stays = f"; stays as it is: {', '.join(ahead.would_stay)}" if ahead.would_stay else ""
+        parts.append(Text(f"Going back would put back: {back}{stays}."))
     return Group(*parts)
 
 

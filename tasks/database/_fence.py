@@ -92,15 +92,25 @@ class Fence(Undoable):
     async def undo(self, ctx: Context, evidence: Facts) -> None:
         database = ctx.component(self.component, Database)
         failed: list[str] = []
-        for node in evidence.get("primaries", []):
+        primaries = evidence.get("primaries", [])
+        for node in dict.fromkeys((*primaries, *evidence.get("loose", []))):
             ctx.guard()
             try:
-                await database.unfence(node)
+                if node in primaries or await _was_stopped(database, node):
+                    await database.unfence(node)
             except RelightError as e:
-                failed.append(f"{node}: {e.message}")
+                now = await database.view(node)
+                if node in primaries or now.in_recovery is not True:  # started again, it is a replica as it was
+                    failed.append(f"{node}: {e.message}")
         if failed:
             raise NotFenced("not put back: " + "; ".join(failed))
 
 
 def _half_done(view: NodeView) -> bool:
     return view.reach == "answers" and view.in_recovery is False and view.read_only is True
+
+
+async def _was_stopped(database: Database, node: str) -> bool:
+    """A node that was silent before, and may have been killed: it is stopped now. Silent still, nothing reached it."""
+    view = await database.view(node)
+    return view.reach == "refused"

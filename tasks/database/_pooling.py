@@ -11,7 +11,7 @@ from tasks.contract import Action, ComponentParam, Context, Facts, Observation, 
 from tasks.database._proof import look, the_primary
 from tasks.database.protocol import Database, Pooler
 from tasks.errors import EffectUnknown, NotYet, RelightError, Unreachable
-from tasks.waiting import until
+from tasks.waiting import insisted, until
 
 
 @action("database.pause")
@@ -47,7 +47,7 @@ class Resume(Action):
     async def observe(self, ctx: Context) -> Observation:
         site, pooler = ctx.site(self.site), ctx.component(self.pooler, Pooler)
         try:
-            paused = await pooler.paused(site)
+            paused = await insisted(ctx, lambda: pooler.paused(site))
         except Unreachable as e:
             if self.may_be_gone:
                 return Observation(holds=True, summary=f"the pooler of {site} does not answer", facts={"gone": True})

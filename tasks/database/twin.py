@@ -154,9 +154,10 @@ class DatabaseTwin(_Cluster):
     async def unfence(self, node: str) -> None:
         def effect() -> None:
             there = self._no_successor(node)
+            there.up, there.held = True, False
             if there.replica:
                 raise Rejected(f"{node} is no primary")
-            there.up, there.held, there.read_only = True, False, False
+            there.read_only = False
 
         await self._sim.change(self._name, f"unfence {node}", effect, COMMAND_S)
 

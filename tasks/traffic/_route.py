@@ -11,7 +11,7 @@ from tasks.database.protocol import Database, NodeView
 from tasks.errors import BadInput, Contradiction, NotYet, SafetyRefusal, UnhealthyTarget, Unreachable
 from tasks.traffic._pool import Pool, as_fact, confirmed, serves, shown
 from tasks.traffic.protocol import Balancer, Server
-from tasks.waiting import until
+from tasks.waiting import insisted, until
 
 
 async def primary(database: Database) -> NodeView:
@@ -56,7 +56,7 @@ class RoutePrimary(Undoable):
         node = await self._primary(ctx)
         pool = self._pool(ctx)
         try:
-            servers = await pool.servers()
+            servers = await insisted(ctx, pool.servers)
         except Unreachable as e:
             if not self.may_be_gone:
                 raise

@@ -14,7 +14,7 @@ from tasks.quantities import Duration
 from tasks.traffic._pool import Pool, as_fact, confirmed, serves, shown
 from tasks.traffic._route import RoutePrimary
 from tasks.traffic.protocol import Balancer, Server
-from tasks.waiting import until
+from tasks.waiting import insisted, until
 
 Traffic = Annotated[str, ComponentParam("traffic")]
 
@@ -48,7 +48,7 @@ class Shift(Undoable):
     async def observe(self, ctx: Context) -> Observation:
         pool = _pool(ctx, self.component, self.at, self.pool)
         try:
-            servers = await pool.servers()
+            servers = await insisted(ctx, pool.servers)
         except Unreachable as e:
             if not self.may_be_gone:
                 raise
@@ -190,7 +190,7 @@ class Quiet(Action):
         site, sessions, gone = ctx.site(self.site), dict[str, int](), list[str]()
         for place in places:
             try:
-                servers = await Pool(ctx, balancer, place, self.pool).servers()
+                servers = await insisted(ctx, Pool(ctx, balancer, place, self.pool).servers)
             except Unreachable:
                 if not self.may_be_gone:
                     raise

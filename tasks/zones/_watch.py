@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tasks.contract import Facts
+from tasks.contract import Context, Facts
+from tasks.errors import Unreachable
+from tasks.waiting import insisted
 from tasks.zones.protocol import Answer, RRset, Zone
 
 
@@ -41,16 +44,17 @@ def serial_reached(serial: int, wanted: int) -> bool:
     return (serial - wanted) % 2**32 < 2**31
 
 
-async def authoritative(zone: Zone, wanted: RRset, *, serial: int | None, may_be_gone: bool) -> Found:
+async def authoritative(ctx: Context, zone: Zone, wanted: RRset, *, serial: int | None, may_be_gone: bool) -> Found:
     """Ask every authoritative server for the record set, TTL included, and its serial."""
-    answers = await _ask_all(zone, zone.servers(), wanted)
-    return _found(answers, lambda a: _why_not_served(a, wanted, serial), may_be_gone=may_be_gone)
+    return await _looked(
+        ctx, zone, zone.servers(), _Wish(wanted, lambda a: _why_not_served(a, wanted, serial), may_be_gone)
+    )
 
 
-async def cached(zone: Zone, wanted: RRset, *, may_be_gone: bool) -> Found:
+async def cached(ctx: Context, zone: Zone, wanted: RRset, *, may_be_gone: bool) -> Found:
     """Ask every resolver for the record set; its TTL is what is left of it there."""
-    answers = await _ask_all(zone, zone.resolvers(), wanted)
-    return _found(answers, lambda a: _why_not_cached(a, wanted), may_be_gone=may_be_gone)
+    wish = _Wish(wanted, lambda a: _why_not_cached(a, wanted), may_be_gone)
+    return await _looked(ctx, zone, zone.resolvers(), wish)
 
 
 async def beside(zone: Zone, wanted: RRset) -> Beside:
@@ -79,14 +83,50 @@ async def beside(zone: Zone, wanted: RRset) -> Beside:
     return Beside(tuple(refusals), tuple(warnings))
 
 
-async def _ask_all(zone: Zone, servers: tuple[str, ...], wanted: RRset) -> list[Answer]:
-    return await asyncio.gather(*(zone.ask(s, wanted.name, wanted.rdtype) for s in servers))
+@dataclass(frozen=True)
+class _Wish:
+    """What servers should answer, and why an answer is not it."""
+
+    wanted: RRset
+    why_not: Callable[[Answer], str]
+    may_be_gone: bool
+
+
+async def _looked(ctx: Context, zone: Zone, servers: tuple[str, ...], wish: _Wish) -> Found:
+    """Every server asked at once. One is taken for gone only when it stays silent: datagrams are lost."""
+    answers = list(await asyncio.gather(*(zone.ask(s, wish.wanted.name, wish.wanted.rdtype) for s in servers)))
+    found = _found(answers, wish.why_not, may_be_gone=wish.may_be_gone)
+    if found.open or not any(_silent(a) for a in answers):
+        return found
+    answers = list(await asyncio.gather(*(_again(ctx, zone, a, wish.wanted) for a in answers)))
+    return _found(answers, wish.why_not, may_be_gone=wish.may_be_gone)
+
+
+async def _again(ctx: Context, zone: Zone, before: Answer, wanted: RRset) -> Answer:
+    latest = before
+
+    async def ask() -> Answer:
+        nonlocal latest
+        latest = await zone.ask(before.server, wanted.name, wanted.rdtype)
+        if _silent(latest):
+            raise Unreachable(latest.error)
+        return latest
+
+    if not _silent(before):
+        return before
+    with contextlib.suppress(Unreachable):
+        await insisted(ctx, ask)
+    return latest
+
+
+def _silent(answer: Answer) -> bool:
+    return bool(answer.error) and not answer.rcode
 
 
 def _found(answers: list[Answer], why_not: Callable[[Answer], str], *, may_be_gone: bool) -> Found:
     lines, facts = [], Facts()
     for answer in answers:
-        gone = bool(answer.error) and not answer.rcode
+        gone = _silent(answer)
         why = answer.error or why_not(answer)
         if why and not (gone and may_be_gone):
             lines.append(f"{answer.server}: {why}{f' ({answer.note})' if answer.note else ''}")
@@ -97,7 +137,7 @@ def _found(answers: list[Answer], why_not: Callable[[Answer], str], *, may_be_go
             "why_not": why,
         }
     # Silence everywhere is no proof of anything, whoever may be gone.
-    if answers and all(a.error and not a.rcode for a in answers) and not lines:
+    if answers and all(_silent(a) for a in answers) and not lines:
         lines = [f"{a.server}: {a.error}" for a in answers]
     return Found(tuple(lines), facts)
 

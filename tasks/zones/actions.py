@@ -107,7 +107,7 @@ class Point(_AtName, Undoable):
         wanted = zone.wanted(self.record, self.rdtype, ctx.site(self.site))
 
         async def served() -> Observation:
-            found = await watch.authoritative(zone, wanted, serial=None, may_be_gone=self.may_be_gone)
+            found = await watch.authoritative(ctx, zone, wanted, serial=None, may_be_gone=self.may_be_gone)
             if found.open:
                 raise NotYet("; ".join(found.open), servers=found.facts)
             everyone = f"every authoritative server ({len(zone.servers())})"
@@ -229,8 +229,10 @@ class Verify(_AtName):
         zone = self.zone(ctx)
         wanted = zone.wanted(self.record, self.rdtype, ctx.site(self.site))
         servers, resolvers = await asyncio.gather(
-            watch.authoritative(zone, wanted, serial=written.serial if written else None, may_be_gone=self.may_be_gone),
-            watch.cached(zone, wanted, may_be_gone=self.may_be_gone),
+            watch.authoritative(
+                ctx, zone, wanted, serial=written.serial if written else None, may_be_gone=self.may_be_gone
+            ),
+            watch.cached(ctx, zone, wanted, may_be_gone=self.may_be_gone),
         )
         after_s = (ctx.clock.utc() - written.at).total_seconds() if written else 0.0
         deadline_s = written.old_ttl_s + self.slack if written else 0.0

@@ -153,3 +153,22 @@ def test_a_dead_planned_move_goes_back_as_said(lab: Any) -> None:
     counted = load.counted()
     assert (counted["lost"], counted["duplicated"]) == (0, 0), counted
     assert lab.primary().startswith("west")
+
+
+def test_behind_the_point_of_no_return_an_abort_is_refused_and_the_run_can_go_on(lab: Any) -> None:
+    runs = Path(lab.env["RELIGHT_STATE"]) / "runs"
+    before = set(runs.glob("*"))
+    lab.fault("kill-primary")
+    words = [sys.executable, CRASHING, "16", "failover", "forced"]
+    killed = subprocess.run(words, env={**os.environ, **lab.env}, capture_output=True, text=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    (run,) = {p.name for p in set(runs.glob("*")) - before}
+    said = lab.relight("status", run, "--json").json["outlook"]
+    assert (said["passed"], said["would_undo"], said["point_of_no_return"]) == (True, [], "promote")
+    for words in (("--dry-run",), ("--yes",)):
+        refused = lab.relight("abort", run, *words)
+        assert refused.code == 3, refused.err
+        assert f"relight resume {run}" in refused.err
+    done = lab.relight("resume", run, "--offline", "--json")
+    assert done.code == 0, done.err
+    assert lab.primary().startswith("east")

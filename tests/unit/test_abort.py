@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from flows.engine import abort, outlook
-from flows.engine.state import fold, undoable
+from flows.engine.state import fold, point_passed, undoable
 from tasks.errors import BadInput
 
 WISH = {"by": "J. Doe", "why": "false alarm", "asked_at": "2026-01-01T12:00:00+00:00"}
@@ -49,7 +49,7 @@ def test_told_after_any_death_it_does_what_was_said(kit, make):
     for dead_after in range(1, length + 1):
         plan, world = make(kit)
         first = kit.play(plan, world, kit.Journal(kill_after=dead_after))
-        if first.verdict == "succeeded":
+        if first.verdict == "succeeded" or point_passed(plan, fold(first.records)):
             break
         undo, stay = undoable(plan, fold(first.records))
         done = world.effects.copy()
@@ -109,15 +109,32 @@ def test_killed_anywhere_while_it_goes_back_it_goes_on_going_back(kit):
         assert (third.verdict, world.true) == ("undone", set()), dead_after
 
 
-def test_a_promotion_in_flight_is_looked_at_and_stays(kit):
+@pytest.mark.parametrize("dead_after", [6, 7, 8])
+def test_behind_the_point_of_no_return_it_is_refused_and_the_run_goes_on(kit, dead_after):
+    """Also where the promotion was only intended: it may have happened."""
     plan, world = straight(kit)
-    first = kit.play(plan, world, kit.Journal(kill_after=6))  # its intent is the last record
-    assert first.records[-1]["step"] == "p"
-    world.true.add("p")  # the effect arrived
+    first = kit.play(plan, world, kit.Journal(kill_after=dead_after))
+    assert fold(first.records).of("p").intent
     played = kit.play(plan, world, kit.Journal(first.records), abort=wish)
-    assert (played.outcome("p"), played.outcome("f")) == ("done", "done")
+    assert played.verdict == "succeeded"
+    refused = [r for r in played.records if r["type"] == "abort_refused"]
+    assert [(r["point"], r["by"]) for r in refused] == [("p", "J. Doe")]
     assert world.told("undo") == []
-    assert world.effects["apply p"] == 0
+
+
+def test_a_promotion_in_flight_is_looked_at_when_a_run_goes_back(kit):
+    """It went back for another reason (``on_failure: undo``) and died: what was in flight is found out, and stays."""
+    steps = (kit.step("p", kit.Promote), kit.step("b", on_failure="undo", needs=()))
+    plan, world = kit.plan(*steps), kit.World(script={"apply b": ["refuse!"], "apply p": ["slow:5"]})
+    first = kit.play(plan, world, kit.Journal(kill_after=5))
+    died = fold(first.records)
+    assert (died.of("p").in_flight, died.of("b").outcome) == (True, "failed")
+    journal = kit.Journal(first.records)
+    journal.append(kit.EPOCH, "undo_started", steps=[])
+    world.true.add("p")  # the effect arrived
+    played = kit.play(plan, world, journal)
+    assert (played.outcome("p"), played.verdict) == ("done", "undone")
+    assert world.effects["apply p"] <= 1
 
 
 def test_what_cannot_be_put_back_is_named_and_the_rest_is(kit):

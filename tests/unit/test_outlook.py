@@ -31,7 +31,7 @@ def at(kit, plan, after):
         (3, (["p", "e"], ("f",), False)),
         (4, (["p", "e"], (), True)),  # the promotion was begun: nobody goes back behind it
         (5, (["e"], (), True)),
-        (6, (["e"], ("e",), True)),
+        (6, (["e"], (), True)),  # an abort is refused there
     ],
 )
 def test_at_every_record(kit, plan, after, expected):
