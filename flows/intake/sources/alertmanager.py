@@ -53,7 +53,7 @@ class Alertmanager(Source):
             kind=KINDS.get(status.lower(), "unknown"),
             fingerprint=text(one.get("fingerprint")),
             started_at=moment(one.get("startsAt")),
-            # Alertmanager looks whether it still fires when it sends, and queues nothing for longer than a group interval
+            # it looks whether the alert still fires when it sends, and queues nothing beyond a group interval
             observed_at=delivery.received_at,
             severity=labels.get("severity", ""),
             title=annotations.get("summary") or labels.get("alertname", ""),
