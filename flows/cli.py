@@ -8,7 +8,7 @@ import subprocess
 import sys
 import traceback
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from flows.engine import following as tail
 from flows.engine import gameday, launch, outlook, places, report, roles, safety, view
 from flows.engine.findings import InvalidFiles
 from flows.engine.following import EngineThread, follow
+from flows.intake import alertdrill
 from tasks.errors import BadInput, RelightError
 from tasks.secrets import redact
 
@@ -231,19 +232,29 @@ def drill(
         bool, typer.Option("--prefect", help="Start a Prefect server too and show the run in it.")
     ] = False,
     system_name: Annotated[str, typer.Option("--system", "-s", help="Only the lab can be broken.")] = "lab",
+    trigger: Annotated[
+        Literal["cli", "alert"], typer.Option("--trigger", help="alert: by Prometheus, Alertmanager and the receiver.")
+    ] = "cli",
     offline: Annotated[bool, typer.Option("--offline", help="Do not use a Prefect server.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Break the lab under load, recover it, and count what the clients lost.
 
-    Example: `relight drill --fault site-gone`, `relight drill --fault none --mode graceful`
+    Example: `relight drill --fault site-gone`, `relight drill --trigger alert`
     """
     asked = gameday.Drill(
         fault=fault, mode=mode, synchronous=synchronous, keep=keep, prefect=prefect, system=system_name
     )
-    result = gameday.drill(
-        asked, lambda request: _follow(request, offline=offline), lambda text: err.print(f"· {text}", style="dim")
-    )
+
+    def say(text: str) -> None:
+        err.print(f"· {text}", style="dim")
+
+    if trigger == "alert":
+        if fault == "none" or not synchronous:
+            raise BadInput("an alert starts no planned move, and no run that may lose data: not with none, nor --async")
+        result = gameday.drill(asked, alertdrill.followed(view.Progress(err)), say, lambda: alertdrill.receiving(say))
+    else:
+        result = gameday.drill(asked, lambda request: _follow(request, offline=offline), say)
     _finish(result, as_json=as_json)
 
 

@@ -15,6 +15,7 @@ from flows.engine import alive, eventloop, journal, launch, outlook, places, pre
 from flows.engine import validate as validation
 from flows.engine.findings import InvalidFiles
 from flows.engine.state import FINISHED, RunState, fold
+from flows.intake import rules
 from tasks import catalog
 from tasks.contract import Mode, Undoable
 from tasks.errors import RelightError
@@ -49,7 +50,7 @@ def validate(
     Example: `relight validate runbooks/lab`
     """
     asked = paths or [Path("runbooks") if Path("runbooks").is_dir() else places.data("runbooks")]
-    findings, files = validation.validate_paths(asked)
+    findings, files = validation.validate_paths(asked, {rules.FILE: rules.check})
     errors = sum(f.severity == "error" for f in findings)
     if as_json:
         _print_json({"files": files, "errors": errors, "findings": [f.model_dump() for f in findings]})

@@ -21,6 +21,7 @@ P95 = 'histogram_quantile(0.95, sum by (site, le) (rate(http_request_duration_se
 
 # name: (expression, for, severity, component, summary). `site` is the site that fails.
 ALERTS = {
+    "watchdog": ("vector(1)", "0s", "none", "monitoring", "always fires: when it does not come, nobody watches"),
     "database-primary-down": (
         # Every application server that still reports, in whatever site, says that its writes do not arrive; the
         # site is that of the node which the balancers send writes to.
@@ -153,6 +154,8 @@ def _prometheus() -> Part:
             f"--storage.tsdb.path={place}/data",
             "--storage.tsdb.retention.time=6h",
             "--storage.tsdb.retention.size=256MB",
+            # what fires before its Alertmanager is discovered is lost until it is sent again: not after a minute
+            "--rules.alert.resend-delay=2s",
             "--log.level=warn",
         ),
         listens=(PROMETHEUS,),
@@ -163,15 +166,18 @@ def _prometheus() -> Part:
 
 def _alertmanager() -> Part:
     place = fresh("ops", "alertmanager")
+    bearer = {"type": "Bearer", "credentials_file": str(registry.home() / "secrets" / "alerts")}
+    webhook = {"url": RECEIVER, "send_resolved": True, "max_alerts": 0, "http_config": {"authorization": bearer}}
     config = {
         "route": {
             "receiver": "relight",
             "group_by": ["alertname", "site"],
             "group_wait": "0s",
             "group_interval": "5s",
-            "repeat_interval": "1h",
+            "repeat_interval": "5m",
+            "routes": [{"matchers": ['alertname="watchdog"'], "repeat_interval": "30s"}],
         },
-        "receivers": [{"name": "relight", "webhook_configs": [{"url": RECEIVER, "send_resolved": True}]}],
+        "receivers": [{"name": "relight", "webhook_configs": [webhook]}],
     }
     write(place / "alertmanager.yaml", json.dumps(config, indent=1))
     return Part(

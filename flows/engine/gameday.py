@@ -5,6 +5,7 @@ Everything the lab does is asked for through its own script, as a person would; 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -83,13 +84,17 @@ def last_json(text: str) -> Any:
         raise LabFailed(f"the lab answered no JSON: {text[-500:]!r}") from None
 
 
-def drill(options: Drill, follow: Follow, say: Say) -> report.Report:
+Around = Callable[[], contextlib.AbstractContextManager[None]]
+"""What has to be there while the fault happens, and is not without a person: a receiver of alerts."""
+
+
+def drill(options: Drill, follow: Follow, say: Say, around: Around = contextlib.nullcontext) -> report.Report:
     """Bring up, load, break, recover, count. The lab is brought down again unless ``keep``, whatever happens."""
     if options.system != "lab":
         raise BadInput(f"only the lab can be broken on purpose, not {options.system!r}. For another system use: plan")
     was_up = _is_up()
     try:
-        return _drill(options, follow, say)
+        return _drill(options, follow, say, around)
     finally:
         if not options.keep and not was_up:
             say("bringing the lab down")
@@ -104,7 +109,7 @@ def _is_up() -> bool:
     return True
 
 
-def _drill(options: Drill, follow: Follow, say: Say) -> report.Report:
+def _drill(options: Drill, follow: Follow, say: Say, around: Around) -> report.Report:
     launch.prepare(options.system, options.runbook, options.mode)  # files are checked before anything is started
     say("bringing up the lab: two sites, everything real")
     words = [*([] if options.synchronous else ["--async"]), *(["--prefect"] if options.prefect else [])]
@@ -115,16 +120,8 @@ def _drill(options: Drill, follow: Follow, say: Say) -> report.Report:
     acks = Path(lab("load", "start").strip())
     try:
         _until_acknowledged(acks, WARM_UP_WRITES, datetime.min.replace(tzinfo=UTC))
-        started = datetime.now(UTC)
-        if options.fault != "none":
-            injected = last_json(lab("fault", options.fault, "--json"))
-            started = datetime.fromisoformat(injected["at"])
-            say(f"fault {options.fault} at {started:%H:%M:%S.%f} UTC: {injected['node'] or injected['site']}")
-        waivers = {} if options.synchronous else {"loss": "drill with asynchronous replication: the loss is counted"}
-        request = launch.Request(
-            options.system, options.runbook, options.mode, Wish(), waivers, started, trigger=f"drill {options.fault}"
-        )
-        result = follow(request)
+        with around():
+            started, result = _broken(options, follow, say)
         if result.verdict in ("succeeded", "objective_missed"):
             say("waiting until clients have written for a while")
             _until_acknowledged(acks, AFTERWARDS_WRITES, datetime.now(UTC))
@@ -132,6 +129,20 @@ def _drill(options: Drill, follow: Follow, say: Say) -> report.Report:
         lab("load", "stop")
     counted = last_json(lab("load", "count", "--json", "--acks", str(acks), "--since", started.isoformat()))
     return record(result, counted)
+
+
+def _broken(options: Drill, follow: Follow, say: Say) -> tuple[datetime, report.Report]:
+    """Break it and have it recovered: when it broke, and the report."""
+    started = datetime.now(UTC)
+    if options.fault != "none":
+        injected = last_json(lab("fault", options.fault, "--json"))
+        started = datetime.fromisoformat(injected["at"])
+        say(f"fault {options.fault} at {started:%H:%M:%S.%f} UTC: {injected['node'] or injected['site']}")
+    waivers = {} if options.synchronous else {"loss": "drill with asynchronous replication: the loss is counted"}
+    trigger = f"drill {options.fault}"
+    return started, follow(
+        launch.Request(options.system, options.runbook, options.mode, Wish(), waivers, started, trigger=trigger)
+    )
 
 
 def _until_acknowledged(acks: Path, count: int, since: datetime) -> None:

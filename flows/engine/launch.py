@@ -43,6 +43,7 @@ class Request:
         waivers: name of a safety rule -> who waives it and why; recorded.
         incident_started_at, detected_at: where known (an alert, a drill); default is the start of the run.
         automatic: an alert or a schedule asks, not a person: the gates of ``safety`` count.
+        cause: what made it be asked for, where something did (the alert's episode, say); recorded.
         prefect_flow_run_id: the flow run that asked, where one did: tried again there, the run is resumed.
     """
 
@@ -56,6 +57,7 @@ class Request:
     trigger: str = "cli"
     operator: str = ""
     automatic: bool = False
+    cause: Mapping[str, str] = field(default_factory=dict)
     prefect_flow_run_id: str = ""
 
 
@@ -325,6 +327,7 @@ def _header(ready: Ready, request: Request, roles: Roles, info: RunInfo, begun: 
         "trigger": request.trigger,
         "operator": _operator(request.operator),
         "automatic": request.automatic,
+        "cause": dict(request.cause),
         "prefect_flow_run_id": request.prefect_flow_run_id,
         "objectives": {"rto_s": ready.rto_s, "rpo_s": ready.rpo_s},
         "plan": plan,

@@ -88,6 +88,11 @@ def velocity(cap: Velocity, system: str, run_id: str, now: datetime) -> None:
         turns.write(file, json.dumps(counted) + "\n")
 
 
+def started_since(since: datetime) -> int:
+    """How many automatic runs were started on this machine. Raises RelightError."""
+    return sum(at > since for _, at in _started(places.state_home() / "automatic.json"))
+
+
 def acknowledge(run_id: str, who: str, now: datetime) -> Callable[[Held, bool], Held]:
     """What an acknowledgement makes of a lease's record, given too whether its holder is certainly gone.
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flows.engine import check, runbook, system
 from flows.engine.findings import Finding, InvalidFiles
 from tasks.errors import BadInput
 
+Others = Mapping[str, Callable[[Path], list[Finding]]]
+"""Files of other names than systems and runbooks: name -> what checks one."""
 
-def validate_paths(paths: list[Path]) -> tuple[list[Finding], list[str]]:
+
+def validate_paths(paths: list[Path], others: Others | None = None) -> tuple[list[Finding], list[str]]:
     """Every finding of every file below ``paths``, and the files looked at."""
     findings: list[Finding] = []
     files: list[str] = []
@@ -22,12 +26,14 @@ def validate_paths(paths: list[Path]) -> tuple[list[Finding], list[str]]:
         for file in found:
             if str(file) not in files:
                 files.append(str(file))
-                findings.extend(_validate_file(file))
+                findings.extend(_validate_file(file, others or {}))
     return list(dict.fromkeys(findings)), files
 
 
-def _validate_file(file: Path) -> list[Finding]:
+def _validate_file(file: Path, others: Others) -> list[Finding]:
     try:
+        if file.name in others:
+            return others[file.name](file)
         if file.name == "system.yaml":
             system.load(file)
             return []

@@ -217,7 +217,8 @@ def normalise(alert: Alert, delivery: Delivery, auth: Auth, source: str, transpo
         truncated=alert.truncated,
         is_test=bool(alert.test),
         test_why=alert.test,
-        may_trigger=alert.trigger,
+        # without a start or a cycle nobody can tell this episode from the next one
+        may_trigger=alert.trigger and bool(alert.started_at or alert.cycle),
         auth=auth,
         raw_sha256=digest,
     )
