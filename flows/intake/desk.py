@@ -21,7 +21,7 @@ from flows.intake.history import Entry, History
 from flows.intake.inbox import Inbox
 from flows.intake.rules import Loaded, Rule
 from tasks.clock import Clock, LoopClock
-from tasks.errors import RelightError
+from tasks.errors import RelightError, SafetyRefusal
 from tasks.leases.protocol import Held
 from tasks.quantities import duration, show_duration
 
@@ -35,16 +35,23 @@ class Desk:
     """The one that decides, for one inbox.
 
     Attributes:
+        inbox: None for one that only says what it would decide.
         loaded: the triggers of every system.
         start: starts a run; say: gets one line for each decision.
     """
 
-    inbox: Inbox
+    inbox: Inbox | None
     history: History
     loaded: list[Loaded]
     start: Start
     say: Callable[[str], None] = lambda _text: None
     clock: Clock = field(default_factory=LoopClock)
+
+    @property
+    def _writing(self) -> Inbox:
+        if self.inbox is None:
+            raise RelightError("this one only says what it would decide")
+        return self.inbox
 
     async def look(self) -> int:
         """Decide about everything that is open; how much that was. Raises Unavailable."""
@@ -58,7 +65,7 @@ class Desk:
         for entry in self.history.proposed():
             run_id = run_of(entry.event.episode_key)
             if run_id:
-                self.inbox.started(entry.id, run_id).result()
+                self._writing.started(entry.id, run_id).result()
                 continue
             await self.one(entry)  # judged again: it may be old news by now
 
@@ -80,11 +87,38 @@ class Desk:
         document, now = decision.document(), self.clock.utc()
         if decision.outcome == "hold":
             again = now + timedelta(seconds=min(max(decision.again_s, 0.05), 60.0))
-            await asyncio.wrap_future(self.inbox.hold(entry.id, document, again))
+            await asyncio.wrap_future(self._writing.hold(entry.id, document, again))
             return
         await self._note(entry, document, decision.outcome)
         if decision.outcome == "start":
             await self._start(entry, request(entry.event, loaded, rule, automatic=True))
+
+    async def approved(self, entry: Entry, who: str) -> str:
+        """A person said yes: ask the gates again, and start the run; its id.
+
+        Raises SafetyRefusal where a gate refuses or holds, or the approval came too late.
+        """
+        found = self.rule_for(entry.event)
+        if found is None:
+            raise SafetyRefusal("no rule is about this event any more")
+        loaded, rule = found
+        decision = gates.judge(entry.event, rule, loaded, await self.facts(entry.event, rule, loaded))
+        late_s = (decision.at - entry.event.received_at).total_seconds() - loaded.triggers.gates.approve_within
+        against = [s for s in decision.said if s.answer in ("refuse", "hold") and s.gate != "fitness"]
+        if late_s > 0:
+            await self._note(entry, {**decision.document(), "why": f"{who} approved too late"}, "not approved")
+            raise SafetyRefusal(
+                f"the approval came {show_duration(late_s)} too late; look again, and start it by hand:"
+                f" relight run {rule.run} --system {loaded.system}"
+            )
+        if against or not self.history.firing(entry.event.episode_key):
+            why = "; ".join(f"{s.gate}: {s.why}" for s in against) or "the alert has ended"
+            raise SafetyRefusal(f"an approval does not pass this: {why}")
+        await self._note(entry, {**decision.document(), "approved_by": who}, "start")
+        asked = request(entry.event, loaded, rule, automatic=False, operator=who)
+        run_id = await self.start(asked)
+        await asyncio.wrap_future(self._writing.started(entry.id, run_id))
+        return run_id
 
     async def _start(self, entry: Entry, asked: launch.Request) -> None:
         try:
@@ -93,11 +127,11 @@ class Desk:
             decision = {**(entry.decision or {}), "why": f"it could not be started: {e}"}
             await self._note(entry, decision, "not started")
             return
-        await asyncio.wrap_future(self.inbox.started(entry.id, run_id))
+        await asyncio.wrap_future(self._writing.started(entry.id, run_id))
         self.say(f"event {entry.id}: run {run_id}")
 
     async def _note(self, entry: Entry, decision: Mapping[str, object], outcome: str) -> None:
-        await asyncio.wrap_future(self.inbox.decide(entry.id, dict(decision), outcome))
+        await asyncio.wrap_future(self._writing.decide(entry.id, dict(decision), outcome))
         why = decision.get("why") or _against(decision)
         self.say(f"event {entry.id}: {entry.event.subject()}: {outcome}{f' ({why})' if why else ''}")
 

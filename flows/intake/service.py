@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -111,7 +112,8 @@ async def would(desk: Desk, event: Event) -> dict[str, Any]:
     if found is None:
         return {"rule": None, "outcome": "ignored", "why": "no rule is about it"}
     loaded, rule = found
-    decision = gates.judge(event, rule, loaded, await desk.facts(event, rule, loaded))
+    facts = replace(await desk.facts(event, rule, loaded), firing=True)
+    decision = gates.judge(event, rule, loaded, facts)
     return {**decision.document(), "system": loaded.system, "run": rule.run}
 
 
