@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from flows.engine import launch, leasing, places, processes, report, safety, system
 from flows.engine import lease as leases
@@ -20,7 +20,7 @@ from flows.intake.gates import Decision, Facts
 from flows.intake.history import Entry, History
 from flows.intake.inbox import Inbox
 from flows.intake.rules import Loaded, Rule
-from tasks.clock import Clock, LoopClock
+from tasks.clock import LoopClock
 from tasks.errors import RelightError, SafetyRefusal
 from tasks.leases.protocol import Held
 from tasks.quantities import duration, show_duration
@@ -45,7 +45,7 @@ class Desk:
     loaded: list[Loaded]
     start: Start
     say: Callable[[str], None] = lambda _text: None
-    clock: Clock = field(default_factory=LoopClock)
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     @property
     def _writing(self) -> Inbox:
@@ -55,7 +55,7 @@ class Desk:
 
     async def look(self) -> int:
         """Decide about everything that is open; how much that was. Raises Unavailable."""
-        open_ = self.history.open(self.clock.utc())
+        open_ = self.history.open(self.now())
         for entry in open_:
             await self.one(entry)
         return len(open_)
@@ -84,7 +84,7 @@ class Desk:
             await self._act(entry, loaded, rule, decision)
 
     async def _act(self, entry: Entry, loaded: Loaded, rule: Rule, decision: Decision) -> None:
-        document, now = decision.document(), self.clock.utc()
+        document, now = decision.document(), self.now()
         if decision.outcome == "hold":
             again = now + timedelta(seconds=min(max(decision.again_s, 0.05), 60.0))
             await asyncio.wrap_future(self._writing.hold(entry.id, document, again))
@@ -145,9 +145,9 @@ class Desk:
 
     async def facts(self, event: Event, rule: Rule, loaded: Loaded) -> Facts:
         """What the gates look at, now."""
-        now = self.clock.utc()
+        now = self.now()
         plan, broken = _planned(loaded, rule)
-        held, alive, cool_down_s = await _held(loaded, self.clock)
+        held, alive, cool_down_s = await _held(loaded)
         numbers = loaded.triggers.gates
         recent = self.history.fired_since(now - timedelta(seconds=max(numbers.flap.within, numbers.fleet.within)))
         fleet_since = now - timedelta(seconds=numbers.fleet.within)
@@ -244,11 +244,11 @@ def _cap(loaded: Loaded) -> int:
     return 0
 
 
-async def _held(loaded: Loaded, clock: Clock) -> tuple[Held | None, bool, float]:
+async def _held(loaded: Loaded) -> tuple[Held | None, bool, float]:
     """The system's lease record, whether its holder may live, and its cool-down."""
     try:
         found = system.load(loaded.folder / "system.yaml")
-        components = Components(found, clock)
+        components = Components(found, LoopClock())
         try:
             store = leasing.store_of(components)
             if store is not None:
