@@ -17,8 +17,8 @@ ROOT = places.PARENT
 FILES = sorted(p for package in ("flows", "tasks") for p in (ROOT / package).rglob("*.py"))
 NAMES = [str(p.relative_to(ROOT)) for p in FILES]
 PREFECT = re.compile(r"^(flows/\w+\.py|tasks/step\.py)$")
-BORDERS = {"flows/engine/attempt.py", "flows/cli.py", "flows/window.py"}
-"""The step runner, and the command line with its window: where any error ends. (The receiver is the third.)"""
+BORDERS = {"flows/engine/attempt.py", "flows/cli.py", "flows/window.py", "flows/intake/service.py"}
+"""The step runner, the command line with its window, and the receiver with its desk: where any error ends."""
 VAGUE = {"utils", "util", "common", "core", "helpers", "helper", "manager", "misc"}
 
 
