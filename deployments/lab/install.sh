@@ -28,6 +28,8 @@ need bind9-utils named-checkconf
 need unbound unbound
 need prometheus prometheus promtool
 need prometheus-alertmanager prometheus-alertmanager amtool
+need prometheus-node-exporter prometheus-node-exporter
+need prometheus-postgres-exporter prometheus-postgres-exporter
 need rclone rclone
 node_major() { node --version 2>/dev/null | sed -E 's/^v([0-9]+).*/\1/' || true; }
 major=$(node_major)
@@ -55,7 +57,8 @@ install_missing() {
   trap "restore '$policy' '$saved'" EXIT
 
   # Only services that were not here before may be disabled afterwards.
-  local units=(postgresql haproxy pgbouncer named unbound prometheus prometheus-alertmanager) unit new=()
+  local units=(postgresql haproxy pgbouncer named unbound prometheus prometheus-alertmanager
+    prometheus-node-exporter prometheus-postgres-exporter) unit new=()
   local systemd=no
   [[ -d /run/systemd/system ]] && systemd=yes
   if [[ $systemd == yes ]]; then
