@@ -29,8 +29,8 @@ QUERIES = {
     },
     "pg_statements": {
         "query": (
-            "SELECT sum(calls) AS calls, sum(total_exec_time) / 1000 AS seconds FROM pg_stat_statements s"
-            " JOIN pg_roles r ON r.oid = s.userid WHERE r.rolname = 'app'"
+            "SELECT coalesce(sum(calls), 0) AS calls, coalesce(sum(total_exec_time), 0) / 1000 AS seconds"
+            " FROM pg_stat_statements s JOIN pg_roles r ON r.oid = s.userid WHERE r.rolname = 'app'"
         ),
         "metrics": [
             {"calls": {"usage": "COUNTER", "description": "Statements of the application that ended."}},
@@ -105,4 +105,3 @@ def scrape_configs() -> list[dict[str, object]]:
         {"job_name": "postgres", **slow, "static_configs": nodes},
         {"job_name": "machine", **slow, "static_configs": machine},
     ]
-

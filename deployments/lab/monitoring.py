@@ -124,7 +124,7 @@ def _prometheus() -> Part:
             "evaluation_interval": "1s",
             "external_labels": {"system": "lab"},
         },
-        "rule_files": [str(place / "rules.yaml"), str(place / "exported.*.yaml")],
+        "rule_files": [str(place / "rules.yaml"), str(place / "exported*.yaml")],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [ALERTMANAGER]}]}]},
         "scrape_configs": [
             {"job_name": "app", "honor_labels": True, "static_configs": apps},

@@ -1,0 +1,187 @@
+"""Prometheus over its HTTP API. Fulfils ``tasks.metrics.protocol.Metrics``; also Mimir, Thanos and VictoriaMetrics.
+
+Relied on (prometheus.io/docs/prometheus/latest/querying/api): ``POST /api/v1/query`` answers ``{"status": "success",
+"data": {"resultType": "vector", "result": [{"metric": {…}, "value": [time, "text"]}]}}``; a refused query is HTTP 400
+or 422 with ``error``; values are texts and may be ``NaN``, ``+Inf``. ``timestamp(v)`` gives the time of each sample; a
+series whose target is gone is marked stale and is not in the result, one that nobody scrapes stays for five minutes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tasks.contract import Surroundings
+from tasks.errors import BadInput, Rejected, Unreachable
+from tasks.metrics._promql import QUERIES, Query
+from tasks.metrics.protocol import CATALOGUE, Reading, Series, metric, unknown
+from tasks.quantities import Duration
+from tasks.secrets import SecretRef, resolve
+from tasks.variables import expand
+
+
+class PrometheusSettings(BaseModel):
+    """As in ``runbooks/lab/system.yaml``, component ``metrics``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    """Base URL; ``$VARIABLE`` expands at use."""
+    token: SecretRef | None = None
+    """Bearer token."""
+    timeout: Duration = Field(default=3.0, gt=0)
+    window: Duration = Field(default=30.0, ge=1)
+    """Over which rates and quantiles are computed; at least four scrape intervals."""
+    stale_after: Duration = Field(default=30.0, gt=0)
+    """Age of the oldest series behind a value at which the value counts as unknown."""
+    site_label: str = Field(default="site", pattern=r"^[A-Za-z_]\w*$")
+    whole_system: tuple[str, ...] = ()
+    """Metrics whose query gives one value without a site."""
+    queries: dict[str, Query] = Field(default_factory=dict)
+    """Metric -> query, in place of the default or beside it."""
+
+    @field_validator("queries", "whole_system")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if wrong := [n for n in value if n not in CATALOGUE]:
+            raise ValueError(f"no metric {', '.join(wrong)}; known: {', '.join(CATALOGUE)}")
+        return value
+
+
+class Prometheus:
+    """One Prometheus that sees every site."""
+
+    Settings: ClassVar[type[BaseModel]] = PrometheusSettings
+
+    def __init__(self, settings: PrometheusSettings, around: Surroundings) -> None:
+        self._settings, self._around = settings, around
+
+    async def aclose(self) -> None:
+        """Nothing is held open."""
+
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(n for n in CATALOGUE if n in self._settings.queries or n in QUERIES)
+
+    def expression(self, name: str) -> str:
+        """The PromQL of a metric. Raises BadInput for one that has none."""
+        return self._query(name).expr
+
+    def selector(self, name: str) -> str:
+        """The raw series that a metric is computed from; empty where the settings name none."""
+        return self._query(name).samples
+
+    @property
+    def site_label(self) -> str:
+        return self._settings.site_label
+
+    async def now(self, metric: str) -> tuple[Reading, ...]:
+        sites = self._sites(metric)
+        if _name(metric) not in self.metrics():
+            return unknown(metric, sites, "not-measured", f"{self._around.component} has no query for {metric}")
+        query = self._query(metric)
+        try:
+            values, ages = await asyncio.gather(self._vector(query.expr), self._ages(query.samples))
+        except Unreachable as e:
+            return unknown(metric, sites, "no-answer", e.message, query.expr)
+        return tuple(self._reading(metric, query.expr, site, values, ages) for site in sites)
+
+    async def series(self, metric: str, window_s: float, step_s: float) -> tuple[Series, ...]:
+        if not 0 < step_s <= window_s or window_s / step_s > 11_000:  # Prometheus' own limit of points
+            raise BadInput(f"a window of {window_s:g} s in steps of {step_s:g} s: expected 1 to 11000 steps")
+        end = self._around.clock.utc().timestamp()
+        data = {"query": self.expression(metric), "start": f"{end - window_s:.3f}", "end": f"{end:.3f}"}
+        result = await self._ask("query_range", {**data, "step": f"{step_s:g}"})
+        found = []
+        for one in result:
+            pairs = [(datetime.fromtimestamp(float(t), UTC), float(v)) for t, v in one["values"]]
+            good = tuple((at, value) for at, value in pairs if math.isfinite(value))
+            if good:
+                found.append(Series(metric, self._site_of(one), good, step_s))
+        return tuple(found)
+
+    def _sites(self, name: str) -> tuple[str, ...]:
+        return ("",) if _name(name) in self._settings.whole_system else self._around.sites
+
+    def _query(self, name: str) -> Query:
+        key = _name(name)
+        query = self._settings.queries.get(key) or QUERIES.get(key)
+        if query is None:
+            raise BadInput(f"{self._around.component} has no query for {name}; it has {', '.join(self.metrics())}")
+        window = f"{self._settings.window:g}s"
+        return Query(expr=query.expr.replace("{window}", window), samples=query.samples)
+
+    def _reading(
+        self, name: str, expr: str, site: str, values: list[Any], ages: dict[str, tuple[float, float]]
+    ) -> Reading:
+        mine = [v for v in values if self._site_of(v) == site]
+        at_s, age_s = ages.get(site, (None, None))
+        at = None if at_s is None else datetime.fromtimestamp(at_s, UTC)
+        if not mine:
+            why = f"Prometheus has no value for {site or 'the system'}: no target answers, or nothing exports it"
+            return Reading(name, site, "no-data", at=at, age_s=age_s, why=why, query=expr)
+        if age_s is not None and age_s > self._settings.stale_after:
+            why = f"its oldest sample is {age_s:.0f} s old, more than {self._settings.stale_after:g} s"
+            return Reading(name, site, "stale", at=at, age_s=age_s, why=why, query=expr)
+        numbers = [(float(v["value"][1]), v) for v in mine]
+        if not all(math.isfinite(n) for n, _ in numbers):
+            why = "its value is no number: nothing happened that it could be computed from"
+            return Reading(name, site, "not-a-number", at=at, age_s=age_s, why=why, query=expr)
+        value, worst = max(numbers, key=lambda pair: pair[0])
+        at = at or datetime.fromtimestamp(float(worst["value"][0]), UTC)
+        subject = ",".join(f"{k}={v}" for k, v in sorted(worst["metric"].items()) if k != self._settings.site_label)
+        return Reading(name, site, "ok", value, at, age_s, subject, query=expr)
+
+    async def _ages(self, samples: str) -> dict[str, tuple[float, float]]:
+        """Site -> (time of the oldest sample, its age), by Prometheus' clock."""
+        if not samples:
+            return {}
+        found: dict[str, tuple[float, float]] = {}
+        for one in await self._vector(f"min by ({self._settings.site_label}) (timestamp({samples}))"):
+            evaluated, at = float(one["value"][0]), float(one["value"][1])
+            found[self._site_of(one)] = (at, max(0.0, evaluated - at))
+        return found
+
+    def _site_of(self, one: dict[str, Any]) -> str:
+        return str(one["metric"].get(self._settings.site_label, ""))
+
+    async def _vector(self, expr: str) -> list[Any]:
+        return await self._ask("query", {"query": expr})
+
+    async def _ask(self, what: str, data: dict[str, str]) -> list[Any]:
+        """The ``result`` of one API call. Raises Unreachable (no usable answer), Rejected."""
+        url = f"{expand(self._settings.url).rstrip('/')}/api/v1/{what}"
+        name = f"{self._around.component}: Prometheus at {url}"
+        head = (
+            {"Authorization": f"Bearer {resolve(self._settings.token).get_secret_value()}"}
+            if self._settings.token
+            else {}
+        )
+        limit_s = self._settings.timeout
+        try:
+            async with asyncio.timeout(limit_s), httpx.AsyncClient(timeout=limit_s, trust_env=False) as client:
+                answer = await client.post(url, data={**data, "timeout": f"{limit_s:g}s"}, headers=head)
+        except (httpx.HTTPError, TimeoutError) as e:
+            raise Unreachable(f"{name} does not answer within {limit_s:g} s ({str(e) or type(e).__name__})") from e
+        try:
+            body = answer.json()
+            if body["status"] == "success" and isinstance(body["data"]["result"], list):
+                return list(body["data"]["result"])
+            said = f"{body.get('errorType')}: {body.get('error')}"
+        except (ValueError, KeyError, TypeError):
+            said = f"HTTP {answer.status_code}, and no answer of a Prometheus"
+        if answer.status_code in (400, 401, 403, 404, 422):
+            raise Rejected(f"{name} refused {data['query']!r}: {said}; set queries or token of the component")
+        raise Unreachable(f"{name}: {said}")
+
+
+def _name(name: str) -> str:
+    found = metric(name)
+    return found.name if found else name
+
+
+PROVIDER = Prometheus
