@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from flows.engine import conditions
 from flows.engine.conditions import Rule
 from flows.engine.system import System
+from tasks.metrics._promql import span
 from tasks.metrics.protocol import Metric
-from tasks.quantities import show_duration
 
 OWNER = "relight"
 
@@ -57,7 +57,7 @@ def prometheus(system: System, source: Expressions, hold_s: float, every_s: floa
             alerts.append(_alert(system, rule, source.expression(rule.metric.name), hold_s))
     measured = [m for m in conditions.watched(system) if m.name in have]
     alerts += [_silence(system, m, source.selector(m.name)) for m in measured if source.selector(m.name)]
-    groups = [{"name": f"{OWNER}-{system.system}", "interval": show_duration(every_s), "rules": alerts}]
+    groups = [{"name": f"{OWNER}-{system.system}", "interval": span(every_s), "rules": alerts}]
     return Exported({"groups": groups}, left_out)
 
 
@@ -77,7 +77,7 @@ def _alert(system: System, rule: Rule, expression: str, hold_s: float) -> dict[s
     return {
         "alert": rule.name,
         "expr": f"({expression}) {rule.operator} {rule.value:g}",
-        "for": show_duration(hold_s),
+        "for": span(hold_s),
         "labels": _labels(system, rule.metric, rule.severity, rule.section),
         "annotations": {
             "summary": f"{rule.metric.name} of {{{{ $labels.site }}}} is {shown} ({rule.text})",

@@ -39,3 +39,16 @@ class Capacity(Protocol):
         Raises BadInput outside the limits, Unreachable, Rejected (no capacity), EffectUnknown.
         """
         ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A group that has limits of its own (an Auto Scaling group), beside what the system file says."""
+
+    async def live_limits(self, site: str) -> Limits:
+        """As the group has them now. Raises Unreachable."""
+        ...
+
+    async def set_limits(self, site: str, limits: Limits) -> None:
+        """Raises Unreachable, Rejected, EffectUnknown."""
+        ...

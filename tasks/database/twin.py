@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from tasks.contract import Surroundings
+from tasks.database._sizes import PoolLimits, TableVacuum
 from tasks.database.protocol import Database, Durability, NodeView, Pooler, RoundTrip, Standby, WriteProbe
 from tasks.errors import Contradiction, NotYet, Rejected, Unreachable
 from tasks.simulation import Simulation
 from tasks.world import IDENTITY, STALE_AFTER_S, Node, World
 
 COMMAND_S = 0.05
+POOL = PoolLimits(10, 50, 50)
+"""Of a pooler whose limits were never set; not as the plan says."""
 REJOIN_S = 2.0
 
 
@@ -87,7 +90,7 @@ class _Cluster:
 
 
 class DatabaseTwin(_Cluster):
-    """Fulfils ``Database`` and ``Operated``."""
+    """Fulfils ``Database``, ``Operated`` and ``Vacuumed``."""
 
     def __init__(self, real: Database, around: Surroundings, world: World, simulation: Simulation) -> None:
         super().__init__(real, world)
@@ -215,9 +218,27 @@ class DatabaseTwin(_Cluster):
 
         await self._sim.change(self._name, f"set_durability {node}", effect)
 
+    async def autovacuum(self, node: str) -> tuple[TableVacuum, ...]:
+        def look() -> tuple[TableVacuum, ...]:
+            self._answering(node)
+            found = sorted(self._world.autovacuum.items())
+            return tuple(TableVacuum(t, on, rows, server_enabled=True, ours=True) for t, (on, rows) in found)
+
+        return await self._sim.read(self._name, f"autovacuum {node}", look)
+
+    async def set_autovacuum(
+        self, node: str, table: str, *, enabled: bool, threshold: int, lock_timeout_s: float
+    ) -> None:
+        def effect() -> None:
+            if self._answering(node).replica or table not in self._world.autovacuum:
+                raise Rejected(f"{node} is a replica, or has no table {table}")
+            self._world.autovacuum[table] = (enabled, threshold)
+
+        await self._sim.change(self._name, f"set_autovacuum {node} {table}", effect)
+
 
 class PoolerTwin:
-    """Fulfils ``Pooler``: one in each site, behind the site's balancer."""
+    """Fulfils ``Pooler`` and ``SizedPool``: one in each site, behind the site's balancer."""
 
     def __init__(self, real: Pooler, around: Surroundings, world: World, simulation: Simulation) -> None:
         self._real, self._world, self._sim, self._name = real, world, simulation, around.component
@@ -259,6 +280,21 @@ class PoolerTwin:
             return self._world.routed(site).name
 
         return await self._sim.read(self._name, f"target {site}", look)
+
+    async def pool_limits(self, site: str) -> PoolLimits:
+        def look() -> PoolLimits:
+            self._there(site)
+            return self._world.pools.get(site, POOL)
+
+        return await self._sim.read(self._name, f"pool_limits {site}", look)
+
+    async def set_pool_limits(self, site: str, limits: PoolLimits) -> str:
+        def effect() -> str:
+            self._there(site)
+            self._world.pools[site] = limits
+            return "SET"
+
+        return await self._sim.change(self._name, f"set_pool_limits {site}", effect)
 
     async def round_trip(self, site: str, nonce: str) -> RoundTrip:
         def effect() -> RoundTrip:

@@ -18,6 +18,11 @@ class Query(BaseModel):
     samples: str = ""
 
 
+def span(seconds: float) -> str:
+    """A duration as Prometheus takes it: whole numbers only, ``30s`` or ``1500ms``."""
+    return f"{seconds:.0f}s" if seconds == int(seconds) else f"{seconds * 1000:.0f}ms"
+
+
 APP, MACHINE, POSTGRES = '{job="app"}', '{job="machine"}', '{job="postgres"}'
 _FILES = '{job="machine",fstype!~"tmpfs|ramfs|squashfs"}'
 _REQUESTS = f"sum by (site) (rate(http_requests_total{APP}[{{window}}]))"

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.contract import Surroundings
 from tasks.errors import BadInput, Rejected, Unreachable
-from tasks.metrics._promql import QUERIES, Query
+from tasks.metrics._promql import QUERIES, Query, span
 from tasks.metrics.protocol import CATALOGUE, Reading, Series, metric, unknown
 from tasks.quantities import Duration
 from tasks.secrets import SecretRef, resolve
@@ -112,7 +112,7 @@ class Prometheus:
         query = self._settings.queries.get(key) or QUERIES.get(key)
         if query is None:
             raise BadInput(f"{self._around.component} has no query for {name}; it has {', '.join(self.metrics())}")
-        window = f"{self._settings.window:g}s"
+        window = span(self._settings.window)
         return Query(expr=query.expr.replace("{window}", window), samples=query.samples)
 
     def _reading(
@@ -164,7 +164,7 @@ class Prometheus:
         limit_s = self._settings.timeout
         try:
             async with asyncio.timeout(limit_s), httpx.AsyncClient(timeout=limit_s, trust_env=False) as client:
-                answer = await client.post(url, data={**data, "timeout": f"{limit_s:g}s"}, headers=head)
+                answer = await client.post(url, data={**data, "timeout": span(limit_s)}, headers=head)
         except (httpx.HTTPError, TimeoutError) as e:
             raise Unreachable(f"{name} does not answer within {limit_s:g} s ({str(e) or type(e).__name__})") from e
         try:
