@@ -14,12 +14,13 @@ from rich.text import Text
 
 from flows import cli_intake
 from flows.cli_read import JsonOption, SystemOption
-from flows.engine import alertrules, evaluation, eventloop, places, system
+from flows.engine import alertrules, costs, evaluation, eventloop, places, roles, system
 from flows.engine.evaluation import Judged
 from flows.engine.providers import Components
 from flows.engine.system import LoadedSystem
 from tasks.clock import LoopClock
 from tasks.contract import Surroundings
+from tasks.cost.protocol import Cost
 from tasks.errors import BadInput
 from tasks.metrics.prometheus import Prometheus, PrometheusSettings
 from tasks.quantities import duration, show_duration
@@ -94,6 +95,62 @@ def shown(value: float, unit: str) -> str:
     if unit == "USD/d":
         return f"{value:,.2f} USD/d"
     return f"{value:.1f}%" if unit == "%" else f"{value:g}"
+
+
+@app.command()
+def cost(
+    system_name: SystemOption,
+    standby: Annotated[
+        str | None, typer.Option("--standby", help="The site that stands by; default: found out.")
+    ] = None,
+    days: Annotated[int, typer.Option("--days", min=2, max=365, help="How far to look back.")] = 28,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what the system costs by component, what its standby buys, and what must not be on spot.
+
+    Exit 1 when a finding is critical. Each call of AWS's Cost Explorer costs 0.01 USD.
+
+    Example: `relight cost --system shop --standby south`
+    """
+    made = eventloop.run(_costs(_load(system_name), standby, days))
+    if as_json:
+        print(json.dumps(made.as_json(), indent=2))
+    else:
+        _print_cost(made)
+    if any(f.severity == "critical" for f in made.findings):
+        raise typer.Exit(1)
+
+
+async def _costs(loaded: LoadedSystem, standby: str | None, days: int) -> costs.CostReport:
+    components = Components(loaded, LoopClock())
+    try:
+        found = components.of(Cost)
+        if not found:
+            raise BadInput(f"system {loaded.system.system} has no cost component; add one, say cost.cost_explorer")
+        if standby is not None and standby not in loaded.system.sites:
+            raise BadInput(f"no site {standby!r}; there are {', '.join(loaded.system.sites)}")
+        site = standby or (await roles.resolve(loaded.system, components, roles.Wish())).by_name["target"]
+        return await costs.report(loaded.system, found[0][1], site, days)
+    finally:
+        await asyncio.shield(components.aclose())
+
+
+def _print_cost(made: costs.CostReport) -> None:
+    if made.day is not None:
+        state = "estimated" if made.estimated else "final"
+        out.print(
+            Text(f"{made.system} cost {made.usd:,.2f} USD on {made.day} ({state}); standby: {made.standby}", "bold")
+        )
+    table = Table(box=None, pad_edge=False)
+    for name in ("site", "component", "USD that day", "mean before"):
+        table.add_column(name, justify="right" if name[0] in "Um" else "left", no_wrap=True)
+    for r in made.rows:
+        mean = "" if r.mean_usd is None else f"{r.mean_usd:,.2f}"
+        table.add_row(r.site, r.component or "(no tag)", f"{r.usd:,.2f}", mean)
+    out.print(table)
+    for f in made.findings:
+        out.print(Text.assemble((f.severity, COLOURS[f.severity]), f"  {f.title}"), soft_wrap=True)
+        out.print(Text(f"  {f.evidence}{f'. {f.fix}' if f.fix else ''}", "dim"), soft_wrap=True)
 
 
 @cli_intake.rules_app.command()
