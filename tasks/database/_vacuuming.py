@@ -27,7 +27,7 @@ LEFT JOIN LATERAL (
            max(option_value) FILTER (WHERE option_name = 'autovacuum_vacuum_threshold') AS threshold
     FROM pg_options_to_table(c.reloptions)) o ON true
 WHERE c.relkind = 'r' AND c.relpersistence = 'p'
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%%'
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'
 ORDER BY 1
 """
 
@@ -37,7 +37,7 @@ class Vacuuming(Reading):
 
     async def autovacuum(self, node: str) -> tuple[TableVacuum, ...]:
         async def work(connection: Connection) -> list[Row]:
-            return await (await connection.execute(TABLES, ())).fetchall()
+            return await (await connection.execute(TABLES)).fetchall()
 
         return tuple(TableVacuum(**row) for row in await self._ask(node, work))
 
