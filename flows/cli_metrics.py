@@ -21,7 +21,7 @@ from flows.engine.system import LoadedSystem
 from tasks.clock import LoopClock
 from tasks.contract import Surroundings
 from tasks.cost.protocol import Cost
-from tasks.errors import BadInput
+from tasks.errors import BadInput, SafetyRefusal
 from tasks.metrics.prometheus import Prometheus, PrometheusSettings
 from tasks.quantities import duration, show_duration
 
@@ -129,10 +129,17 @@ async def _costs(loaded: LoadedSystem, standby: str | None, days: int) -> costs.
             raise BadInput(f"system {loaded.system.system} has no cost component; add one, say cost.cost_explorer")
         if standby is not None and standby not in loaded.system.sites:
             raise BadInput(f"no site {standby!r}; there are {', '.join(loaded.system.sites)}")
-        site = standby or (await roles.resolve(loaded.system, components, roles.Wish())).by_name["target"]
+        site = standby or await _standing_by(loaded, components)
         return await costs.report(loaded.system, found[0][1], site, days)
     finally:
         await asyncio.shield(components.aclose())
+
+
+async def _standing_by(loaded: LoadedSystem, components: Components) -> str:
+    try:
+        return (await roles.resolve(loaded.system, components, roles.Wish())).by_name["target"]
+    except (BadInput, SafetyRefusal) as e:
+        raise BadInput(f"which site stands by cannot be told; say --standby SITE ({e})") from e
 
 
 def _print_cost(made: costs.CostReport) -> None:

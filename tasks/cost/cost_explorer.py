@@ -1,10 +1,10 @@
 """AWS Cost Explorer. Fulfils ``tasks.cost.protocol.Cost``, and ``tasks.metrics.protocol.Metrics`` for the cost metrics.
 
 Relied on (Cost Explorer API reference): *GetCostAndUsage* takes two ``GroupBy`` at most, pages by ``NextPageToken``,
-and ``End`` is exclusive; a tag's key in a result is ``KEY$VALUE``, with nothing behind ``$`` where nothing is tagged; data
-is up to a day late, and ``Estimated`` until the bill is final. *GetAnomalies* finds those that ended in its interval.
-Each request costs 0.01 USD (AWS pricing), so what was read is kept for ``keep_for``. Tags count only from the day on
-which they were activated as cost allocation tags.
+and ``End`` is exclusive; a tag's key in a result is ``KEY$VALUE``, with nothing behind ``$`` where nothing is tagged;
+data is up to a day late, and ``Estimated`` until the bill is final. *GetAnomalies* finds those that ended in its
+interval. Each request costs 0.01 USD (AWS pricing), so what was read is kept for ``keep_for``. Tags count only from the
+day on which they were activated as cost allocation tags.
 """
 
 from __future__ import annotations

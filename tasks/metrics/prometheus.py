@@ -13,28 +13,19 @@ import math
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-import httpx
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from tasks.contract import Surroundings
-from tasks.errors import BadInput, Rejected, Unreachable
+from tasks.errors import BadInput, Unreachable
+from tasks.metrics._prometheus_api import Api, ApiSettings
 from tasks.metrics._promql import QUERIES, Query, span
 from tasks.metrics.protocol import CATALOGUE, Reading, Series, metric, unknown
 from tasks.quantities import Duration
-from tasks.secrets import SecretRef, resolve
-from tasks.variables import expand
 
 
-class PrometheusSettings(BaseModel):
+class PrometheusSettings(ApiSettings):
     """As in ``runbooks/lab/system.yaml``, component ``metrics``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    url: str
-    """Base URL; ``$VARIABLE`` expands at use."""
-    token: SecretRef | None = None
-    """Bearer token."""
-    timeout: Duration = Field(default=3.0, gt=0)
     window: Duration = Field(default=30.0, ge=1)
     """Over which rates and quantiles are computed; at least four scrape intervals."""
     stale_after: Duration = Field(default=30.0, gt=0)
@@ -60,13 +51,10 @@ class Prometheus:
 
     def __init__(self, settings: PrometheusSettings, around: Surroundings) -> None:
         self._settings, self._around = settings, around
-        # One for all calls, because reading the certificates takes 20 ms each time; without kept connections, because
-        # one that the other side closed meanwhile looks like a lost answer.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        self._client = httpx.AsyncClient(timeout=settings.timeout, trust_env=False, limits=limits)
+        self._api = Api(settings, around.component)
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._api.aclose()
 
     def metrics(self) -> tuple[str, ...]:
         return tuple(n for n in CATALOGUE if n in self._settings.queries or n in QUERIES)
@@ -79,17 +67,13 @@ class Prometheus:
         """The raw series that a metric is computed from; empty where the settings name none."""
         return self._query(name).samples
 
-    @property
-    def site_label(self) -> str:
-        return self._settings.site_label
-
     async def now(self, metric: str) -> tuple[Reading, ...]:
         sites = self._sites(metric)
         if _name(metric) not in self.metrics():
             return unknown(metric, sites, "not-measured", f"{self._around.component} has no query for {metric}")
         query = self._query(metric)
         try:
-            values, ages = await asyncio.gather(self._vector(query.expr), self._ages(query.samples))
+            values, ages = await asyncio.gather(self._api.vector(query.expr), self._ages(query.samples))
         except Unreachable as e:
             return unknown(metric, sites, "no-answer", e.message, query.expr)
         return tuple(self._reading(metric, query.expr, site, values, ages) for site in sites)
@@ -99,7 +83,7 @@ class Prometheus:
             raise BadInput(f"a window of {window_s:g} s in steps of {step_s:g} s: expected 1 to 11000 steps")
         end = self._around.clock.utc().timestamp()
         data = {"query": self.expression(metric), "start": f"{end - window_s:.3f}", "end": f"{end:.3f}"}
-        result = await self._ask("query_range", {**data, "step": f"{step_s:g}"})
+        result = await self._api.ask("query_range", {**data, "step": f"{step_s:g}"})
         found = []
         for one in result:
             pairs = [(datetime.fromtimestamp(float(t), UTC), float(v)) for t, v in one["values"]]
@@ -145,42 +129,13 @@ class Prometheus:
         if not samples:
             return {}
         found: dict[str, tuple[float, float]] = {}
-        for one in await self._vector(f"min by ({self._settings.site_label}) (timestamp({samples}))"):
+        for one in await self._api.vector(f"min by ({self._settings.site_label}) (timestamp({samples}))"):
             evaluated, at = float(one["value"][0]), float(one["value"][1])
             found[self._site_of(one)] = (at, max(0.0, evaluated - at))
         return found
 
     def _site_of(self, one: dict[str, Any]) -> str:
         return str(one["metric"].get(self._settings.site_label, ""))
-
-    async def _vector(self, expr: str) -> list[Any]:
-        return await self._ask("query", {"query": expr})
-
-    async def _ask(self, what: str, data: dict[str, str]) -> list[Any]:
-        """The ``result`` of one API call. Raises Unreachable (no usable answer), Rejected."""
-        url = f"{expand(self._settings.url).rstrip('/')}/api/v1/{what}"
-        name = f"{self._around.component}: Prometheus at {url}"
-        head = (
-            {"Authorization": f"Bearer {resolve(self._settings.token).get_secret_value()}"}
-            if self._settings.token
-            else {}
-        )
-        limit_s = self._settings.timeout
-        try:
-            async with asyncio.timeout(limit_s):
-                answer = await self._client.post(url, data={**data, "timeout": span(limit_s)}, headers=head)
-        except (httpx.HTTPError, TimeoutError) as e:
-            raise Unreachable(f"{name} does not answer within {limit_s:g} s ({str(e) or type(e).__name__})") from e
-        try:
-            body = answer.json()
-            if body["status"] == "success" and isinstance(body["data"]["result"], list):
-                return list(body["data"]["result"])
-            said = f"{body.get('errorType')}: {body.get('error')}"
-        except (ValueError, KeyError, TypeError):
-            said = f"HTTP {answer.status_code}, and no answer of a Prometheus"
-        if answer.status_code in (400, 401, 403, 404, 422):
-            raise Rejected(f"{name} refused {data['query']!r}: {said}; set queries or token of the component")
-        raise Unreachable(f"{name}: {said}")
 
 
 def _name(name: str) -> str:
