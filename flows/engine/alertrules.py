@@ -9,6 +9,7 @@ taken for fine.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -30,6 +31,9 @@ class Expressions(Protocol):
     def expression(self, name: str) -> str: ...
 
     def selector(self, name: str) -> str: ...
+
+    @property
+    def site_label(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,10 @@ def prometheus(system: System, source: Expressions, hold_s: float, every_s: floa
             left_out[rule.name] = f"Prometheus does not measure {rule.metric.name}"
         else:
             alerts.append(_alert(system, rule, source.expression(rule.metric.name), hold_s))
-    measured = [m for m in conditions.watched(system) if m.name in have]
-    alerts += [_silence(system, m, source.selector(m.name)) for m in measured if source.selector(m.name)]
+    for of in conditions.watched(system):
+        if of.name in have and source.selector(of.name):
+            sites = _sites(system, source, of)
+            alerts += [_silence(system, of, _at(source.selector(of.name), source.site_label, s), s) for s in sites]
     groups = [{"name": f"{OWNER}-{system.system}", "interval": span(every_s), "rules": alerts}]
     return Exported({"groups": groups}, left_out)
 
@@ -87,14 +93,32 @@ def _alert(system: System, rule: Rule, expression: str, hold_s: float) -> dict[s
     }
 
 
-def _silence(system: System, of: Metric, selector: str) -> dict[str, Any]:
+_SELECTOR = re.compile(r"\w+(\{[^{}]*\})?", re.ASCII)
+
+
+def _sites(system: System, source: Expressions, of: Metric) -> tuple[str, ...]:
+    """Sites that must have it, each by itself; one empty name: it must be somewhere."""
+    plain = _SELECTOR.fullmatch(source.selector(of.name)) is not None
+    return tuple(system.sites) if plain and not of.somewhere else ("",)
+
+
+def _at(selector: str, label: str, site: str) -> str:
+    """``up{job="app"}`` at ``west`` -> ``up{job="app",site="west"}``; ``absent`` gives its labels to the alert."""
+    if not site:
+        return selector
+    name, _, matchers = selector.removesuffix("}").partition("{")
+    return f"{name}{{{','.join(m for m in (matchers, f'{label}={json.dumps(site)}') if m)}}}"
+
+
+def _silence(system: System, of: Metric, selector: str, site: str) -> dict[str, Any]:
+    where = f" at {site}" if site else " anywhere"
     return {
         "alert": "metric-unknown",
         "expr": f"absent({selector})",
         "for": "2m",
-        "labels": _labels(system, of, "warning", "unknown"),
+        "labels": {**_labels(system, of, "warning", "unknown"), **({"site": site} if site else {})},
         "annotations": {
-            "summary": f"{of.name} is not measured anywhere: its conditions cannot fire",
+            "summary": f"{of.name} is not measured{where}: no condition over it can fire",
             "condition": f"{of.name} has no data",
             "about": of.summary,
         },

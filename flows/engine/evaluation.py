@@ -79,8 +79,15 @@ async def evaluate(loaded: LoadedSystem, components: Components) -> tuple[Judged
     return tuple(
         judge(m, reading, tuple(r for r in rules if r.metric is m), source)
         for m, (source, readings) in zip(every, found, strict=True)
-        for reading in readings
+        for reading in _meant(m, readings)
     )
+
+
+def _meant(of: Metric, readings: tuple[Reading, ...]) -> tuple[Reading, ...]:
+    """Without the sites that have nothing to measure, where one may have nothing and another one has."""
+    if not of.somewhere or not any(r.known for r in readings):
+        return readings
+    return tuple(r for r in readings if r.state not in ("no-data", "not-a-number"))
 
 
 async def _read(

@@ -63,6 +63,11 @@ class Prometheus:
         """The PromQL of a metric. Raises BadInput for one that has none."""
         return self._query(name).expr
 
+    @property
+    def site_label(self) -> str:
+        """The label of a series that names its site."""
+        return self._settings.site_label
+
     def selector(self, name: str) -> str:
         """The raw series that a metric is computed from; empty where the settings name none."""
         return self._query(name).samples

@@ -18,7 +18,13 @@ State = Literal["ok", "no-data", "stale", "not-a-number", "no-answer", "not-meas
 
 @dataclass(frozen=True)
 class Metric:
-    """A key metric. ``section``: its name in the ``scaling`` section; ``aliases``: other names in conditions."""
+    """A key metric.
+
+    Attributes:
+        section: its name in the ``scaling`` section.
+        aliases: other names in conditions.
+        somewhere: a site may well have none (a primary's site without a replica has no lag); one of them must.
+    """
 
     name: str
     unit: Unit
@@ -26,6 +32,7 @@ class Metric:
     section: str = ""
     aliases: tuple[str, ...] = ()
     domain: Literal["application", "database", "cost"] = "application"
+    somewhere: bool = False
 
 
 CATALOGUE = {
@@ -39,8 +46,15 @@ CATALOGUE = {
         Metric("error_rate", "%", "answers with 5xx, of all", "errors"),
         Metric("concurrent_users", "", "open client connections", aliases=("active_users",)),
         Metric("connection_count", "%", "database connections, of the limit", domain="database"),
-        Metric("query_performance", "s", "mean time of a statement in the server", domain="database"),
-        Metric("replication_lag", "s", "the furthest a replica is behind", aliases=("lag",), domain="database"),
+        Metric("query_performance", "s", "mean time of a statement in the server", domain="database", somewhere=True),
+        Metric(
+            "replication_lag",
+            "s",
+            "the furthest a replica is behind",
+            aliases=("lag",),
+            domain="database",
+            somewhere=True,
+        ),
         Metric("disk_usage", "%", "of the fullest file system", domain="database"),
         Metric("instance_cost", "USD/d", "servers and databases, last whole day", domain="cost"),
         Metric("storage_cost", "USD/d", "stored data, last whole day", domain="cost"),

@@ -98,6 +98,16 @@ def test_a_threshold_that_only_has_a_name_is_unknown_until_the_file_gives_it_a_v
     assert judged("daily_cost", 40.0, **named).outcome == "ok"
 
 
+def test_a_site_with_nothing_to_measure_is_left_out_only_where_another_one_has_it():
+    lag, users = metric("lag"), metric("active_users")
+    has, not_here = Reading("x", "south", "ok", 1.0), Reading("x", "north", "no-data")
+    down = Reading("x", "north", "no-answer")
+    assert evaluation._meant(lag, (not_here, has)) == (has,)
+    assert evaluation._meant(lag, (not_here, not_here)) == (not_here, not_here)
+    assert evaluation._meant(lag, (down, has)) == (down, has)
+    assert evaluation._meant(users, (not_here, has)) == (not_here, has)
+
+
 def test_the_worst_of_all_puts_unknown_above_a_warning_and_below_critical():
     assert evaluation.worst(()) == "ok"
     ok, warning = judged("cpu_usage", 1.0), judged("cpu_usage", 71.0)
@@ -139,6 +149,8 @@ def test_a_condition_that_cannot_be_meant_is_a_finding(change, code, near):
 
 
 class Source:
+    site_label = "site"
+
     def metrics(self):
         return tuple(QUERIES)
 
@@ -166,7 +178,9 @@ def test_rules_for_prometheus_carry_what_a_trigger_matches_and_leave_nothing_out
         "owner": "relight",
     }
     assert rules["high-latency"]["expr"].endswith("> 1"), "1000ms in seconds"
-    assert "metric-unknown" in rules
+    silent = {r["expr"] for r in group["rules"] if r["alert"] == "metric-unknown"}
+    assert 'absent(http_connections{job="app",site="south"})' in silent
+    assert 'absent(pg_replica_lag_seconds{job="postgres"})' in silent, "a site without a replica has no lag"
     assert set(made.left_out) == {"cost-increase"}
     assert [span(s) for s in (30, 0.3, 1.5)] == ["30s", "300ms", "1500ms"]
 
