@@ -102,21 +102,28 @@ class Prometheus:
 
     def _query(self, name: str) -> Query:
         key = _name(name)
-        query = self._settings.queries.get(key) or QUERIES.get(key)
+        query, default = self._settings.queries.get(key), QUERIES.get(key)
+        if query is None and default is not None:
+            query = default.model_copy(update={"expr": default.expr.replace("by (site", f"by ({self.site_label}")})
         if query is None:
             raise BadInput(f"{self._around.component} has no query for {name}; it has {', '.join(self.metrics())}")
         window = span(self._settings.window)
         return Query(expr=query.expr.replace("{window}", window), samples=query.samples)
 
     def _reading(
-        self, name: str, expr: str, site: str, values: list[Any], ages: dict[str, tuple[float, float]]
+        self, name: str, expr: str, site: str, values: list[Any], ages: dict[str, tuple[float, float]] | None
     ) -> Reading:
         mine = [v for v in values if self._site_of(v) == site]
-        at_s, age_s = ages.get(site, (None, None))
+        at_s, age_s = (ages or {}).get(site, (None, None))
+        if not site and ages:
+            at_s, age_s = max(ages.values(), key=lambda pair: pair[1])  # of the whole: the oldest of all sites
         at = None if at_s is None else datetime.fromtimestamp(at_s, UTC)
         if not mine:
             why = f"Prometheus has no value for {site or 'the system'}: no target answers, or nothing exports it"
             return Reading(name, site, "no-data", at=at, age_s=age_s, why=why, query=expr)
+        if ages is not None and age_s is None:
+            why = "Prometheus has a value, and none of the series that say how old it is: set samples of its query"
+            return Reading(name, site, "stale", why=why, query=expr)
         if age_s is not None and age_s > self._settings.stale_after:
             why = f"its oldest sample is {age_s:.0f} s old, more than {self._settings.stale_after:g} s"
             return Reading(name, site, "stale", at=at, age_s=age_s, why=why, query=expr)
@@ -125,14 +132,13 @@ class Prometheus:
             why = "its value is no number: nothing happened that it could be computed from"
             return Reading(name, site, "not-a-number", at=at, age_s=age_s, why=why, query=expr)
         value, worst = max(numbers, key=lambda pair: pair[0])
-        at = at or datetime.fromtimestamp(float(worst["value"][0]), UTC)
         subject = ",".join(f"{k}={v}" for k, v in sorted(worst["metric"].items()) if k != self._settings.site_label)
         return Reading(name, site, "ok", value, at, age_s, subject, query=expr)
 
-    async def _ages(self, samples: str) -> dict[str, tuple[float, float]]:
-        """Site -> (time of the oldest sample, its age), by Prometheus' clock."""
+    async def _ages(self, samples: str) -> dict[str, tuple[float, float]] | None:
+        """Site -> (time of the oldest sample, its age), by Prometheus' clock. None where no samples are named."""
         if not samples:
-            return {}
+            return None
         found: dict[str, tuple[float, float]] = {}
         for one in await self._api.vector(f"min by ({self._settings.site_label}) (timestamp({samples}))"):
             evaluated, at = float(one["value"][0]), float(one["value"][1])

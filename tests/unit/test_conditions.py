@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import date, timedelta
 
 import pytest
 
 from flows.engine import alertrules, conditions, costs, evaluation, system, yamlfile
 from flows.engine.findings import InvalidFiles
+from tasks.clock import LoopClock
+from tasks.contract import Surroundings
 from tasks.cost._usage import kind
 from tasks.cost.protocol import Advice, Anomaly, Spend
 from tasks.database._inifile import with_settings
 from tasks.errors import Rejected
 from tasks.metrics._cloudwatch import Formula, Site, Stat, formulas
 from tasks.metrics._promql import QUERIES, span
+from tasks.metrics.prometheus import Prometheus, PrometheusSettings
 from tasks.metrics.protocol import CATALOGUE, Reading, metric
 
 PLAN = {
@@ -189,6 +193,22 @@ def test_every_metric_of_the_plan_is_in_the_catalogue_and_prometheus_has_all_but
     assert {n for n, m in CATALOGUE.items() if m.domain != "cost"} == set(QUERIES)
     assert metric("lag") is CATALOGUE["replication_lag"]
     assert metric("active_users") is CATALOGUE["concurrent_users"]
+
+
+def test_default_queries_are_by_the_label_that_names_the_site_here():
+    async def expression():
+        around = Surroundings("shop", "metrics", ("north",), LoopClock(), lambda name: name)
+        found = Prometheus(PrometheusSettings(url="http://x", site_label="region", window="90s"), around)
+        try:
+            return found.expression("error_rate"), found.expression("connection_count")
+        finally:
+            await found.aclose()
+
+    errors, connections = asyncio.run(expression())
+    assert errors.count("by (region)") == 2
+    assert "[90s]" in errors
+    assert "by (region, node)" in connections
+    assert "site" not in errors + connections
 
 
 def test_formulas_of_cloudwatch_say_the_same_here_and_there():
