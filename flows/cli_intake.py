@@ -166,7 +166,10 @@ async def _judged(loaded: list[Loaded], events: list[Event], history: History | 
         raise LeaseHeld("this only says what would be; it starts nothing")
 
     one = Desk(None, history or _NoHistory(), loaded, never)
-    return [{"alert": e.subject(), **await service.would(one, e)} for e in events]
+    try:
+        return [{"alert": e.subject(), **await service.would(one, e)} for e in events]
+    finally:
+        await one.watches.aclose()
 
 
 def _print_would(found: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -224,9 +227,10 @@ async def _approved(entry: Entry, history: History, approver: str) -> str:
     loaded = rules.load_all()
     inbox = Inbox(history.file)
     warm = Warm(lambda text: out.print(text, soft_wrap=True))
+    one = Desk(inbox, history, loaded, warm.start)
     try:
-        one = Desk(inbox, history, loaded, warm.start)
         return await one.approved(entry, approver)
     finally:
         await asyncio.shield(warm.close())
+        await one.watches.aclose()
         inbox.close()

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from flows.engine import launch, leasing, places, processes, report, safety, system
-from flows.engine import lease as leases
-from flows.engine.plan import Plan
-from flows.engine.providers import Components
+from flows.engine import launch
 from flows.engine.roles import Wish
-from flows.intake import gates
+from flows.intake import gates, turning
+from flows.intake.decision import Decision
 from flows.intake.event import Event
-from flows.intake.gates import Decision, Facts
+from flows.intake.evidence import Watches
+from flows.intake.facts import Facts
+from flows.intake.gathering import Gatherer, drilled_at, run_of
 from flows.intake.history import Entry, History
 from flows.intake.inbox import Inbox
 from flows.intake.rules import Loaded, Rule
-from tasks.clock import LoopClock
-from tasks.errors import RelightError, SafetyRefusal
-from tasks.leases.protocol import Held
+from tasks.errors import BadInput, RelightError, SafetyRefusal
 from tasks.quantities import duration, show_duration
 
-ONE_HOUR = timedelta(hours=1)
+__all__ = ["Desk", "drilled_at", "request", "run_of"]
+
 Start = Callable[[launch.Request], Awaitable[str]]
 """Starts a run and returns its id, once it has begun. Raises RelightError."""
+NOTHING_BEGAN = frozenset({"refused", "ignored", "known", ""})
+"""Outcomes after which a repeat of the same episode is decided about anew: nothing was started or asked."""
 
 
 @dataclass
 class Desk:
-    """The one that decides, for one inbox.
+    """The one that decides, for one inbox and one event loop.
 
     Attributes:
         inbox: None for one that only says what it would decide.
         loaded: the triggers of every system.
         start: starts a run; say: gets one line for each decision.
+        page: (event, why) for what a person should look at now.
+        watches: look at the systems themselves.
     """
 
     inbox: Inbox | None
@@ -46,6 +48,12 @@ class Desk:
     start: Start
     say: Callable[[str], None] = lambda _text: None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    page: Callable[[Event, str], None] = lambda _event, _why: None
+    watches: Watches = field(default_factory=Watches)
+    gatherer: Gatherer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gatherer = Gatherer(self.history, self.loaded, self.rule_for, self.now, self.watches)
 
     @property
     def _writing(self) -> Inbox:
@@ -74,14 +82,23 @@ class Desk:
         found = self.rule_for(entry.event)
         if found is None:
             await self._note(entry, {"why": "no rule is about it"}, "ignored")
-        elif entry.event.kind == "firing" and not entry.fresh:
+        elif entry.event.kind == "firing" and not entry.fresh and self._decided(entry):
             await self._note(entry, {"why": "this episode is known; it was decided about when it began"}, "known")
         elif entry.event.kind == "resolved":
-            await self._note(entry, {"why": "it ended; a failback is never automatic"}, "ended")
+            await self._ended(entry, *found)
         else:
             loaded, rule = found
-            decision = gates.judge(entry.event, rule, loaded, await self.facts(entry.event, rule, loaded))
-            await self._act(entry, loaded, rule, decision)
+            await self._act(entry, loaded, rule, await self.judged(entry.event, rule, loaded))
+
+    def _decided(self, entry: Entry) -> bool:
+        """Something came of this episode already. What was refused (left out by its sender, say) may be asked again."""
+        others = [e for e in self.history.of_episode(entry.event.episode_key) if e.id < entry.id]
+        return any(e.run_id or e.outcome not in NOTHING_BEGAN or e.decision is None for e in others)
+
+    async def judged(self, event: Event, rule: Rule, loaded: Loaded, wait_s: float | None = None) -> Decision:
+        """What every gate says now. ``wait_s``: for the first look at the system itself; None: a moment."""
+        facts = await self.facts(event, rule, loaded, wait_s)
+        return gates.judge(event, rule, loaded, facts)
 
     async def _act(self, entry: Entry, loaded: Loaded, rule: Rule, decision: Decision) -> None:
         document, now = decision.document(), self.now()
@@ -90,19 +107,36 @@ class Desk:
             await asyncio.wrap_future(self._writing.hold(entry.id, document, again))
             return
         await self._note(entry, document, decision.outcome)
+        for why in decision.pages if decision.outcome != "shadow" else ():
+            self.page(entry.event, why)
         if decision.outcome == "start":
-            await self._start(entry, request(entry.event, loaded, rule, automatic=True))
+            await self._start(entry, decided(request(entry.event, loaded, rule, automatic=True), document))
+
+    async def _ended(self, entry: Entry, loaded: Loaded, rule: Rule) -> None:
+        """Before the point of no return of the run that it began: look again, and stop the run where all is well."""
+        others = [e for e in self.history.of_episode(entry.event.episode_key) if e.id != entry.id]
+        for waiting in (e for e in others if e.outcome == "ask"):
+            await self._note(waiting, {**(waiting.decision or {}), "why": "it ended before anybody approved"}, "ended")
+        run_id = next((e.run_id for e in others if e.run_id), "")
+        why, again_s = "it ended; a failback is never automatic", 0.0
+        if run_id:
+            why, again_s = turning.back(run_id, entry.event, await self._seen(entry.event, rule, loaded), self.now())
+        if again_s:
+            again = self.now() + timedelta(seconds=again_s)
+            await asyncio.wrap_future(self._writing.hold(entry.id, {"why": why, "run": run_id}, again))
+        else:
+            await self._note(entry, {"why": why, **({"run": run_id} if run_id else {})}, "ended")
+
+    async def _seen(self, event: Event, rule: Rule, loaded: Loaded) -> Facts:
+        return await self.facts(event, rule, loaded, 2.0)
 
     async def approved(self, entry: Entry, who: str) -> str:
         """A person said yes: ask the gates again, and start the run; its id.
 
         Raises SafetyRefusal where a gate refuses or holds, or the approval came too late.
         """
-        found = self.rule_for(entry.event)
-        if found is None:
-            raise SafetyRefusal("no rule is about this event any more")
-        loaded, rule = found
-        decision = gates.judge(entry.event, rule, loaded, await self.facts(entry.event, rule, loaded))
+        loaded, rule = self._rule_of(entry)
+        decision = await self.judged(entry.event, rule, loaded, 5.0)
         late_s = (decision.at - entry.event.received_at).total_seconds() - loaded.triggers.gates.approve_within
         against = [s for s in decision.said if s.answer in ("refuse", "hold") and s.gate != "fitness"]
         if late_s > 0:
@@ -114,8 +148,44 @@ class Desk:
         if against or not self.history.firing(entry.event.episode_key):
             why = "; ".join(f"{s.gate}: {s.why}" for s in against) or "the alert has ended"
             raise SafetyRefusal(f"an approval does not pass this: {why}")
-        await self._note(entry, {**decision.document(), "approved_by": who}, "start")
-        asked = request(entry.event, loaded, rule, automatic=False, operator=who)
+        return await self._by_hand(entry, {**decision.document(), "approved_by": who}, loaded, rule, who)
+
+    async def glass_broken(self, entry: Entry, who: str, second: str, why: str) -> str:
+        """Two people pass what gates say, but for those that nothing passes; the run's id. Audited.
+
+        Raises BadInput where they are one or say nothing, SafetyRefusal where a gate that nothing passes is against it.
+        """
+        if (
+            not why.strip()
+            or not who.strip()
+            or who.strip().casefold() == second.strip().casefold()
+            or not second.strip()
+        ):
+            raise BadInput("breaking the glass takes two people and a reason: --who, --second (somebody else), --why")
+        if any(e.run_id for e in self.history.of_episode(entry.event.episode_key)):
+            raise SafetyRefusal("this episode began a run already; go on with that one")
+        loaded, rule = self._rule_of(entry)
+        decision = await self.judged(entry.event, rule, loaded, 5.0)
+        never = [s for s in decision.said if s.answer in ("refuse", "hold") and not gates.breakable(s)]
+        broken = [s.gate for s in decision.said if s.answer != "pass" and gates.breakable(s)]
+        glass = {"who": who, "second": second, "why": why, "gates": broken}
+        refused = [f"{s.gate}: {s.why}" for s in never]
+        body = {"event": entry.id, "subject": entry.event.subject(), **glass, "refused": refused}
+        await asyncio.wrap_future(self._writing.note("break-glass", body, self.now()))
+        if never:
+            raise SafetyRefusal(f"nothing passes this: {'; '.join(refused)}")
+        self.page(entry.event, f"{who} and {second} broke the glass ({', '.join(broken) or 'nothing held'}): {why}")
+        return await self._by_hand(entry, {**decision.document(), "break_glass": glass}, loaded, rule, who)
+
+    def _rule_of(self, entry: Entry) -> tuple[Loaded, Rule]:
+        found = self.rule_for(entry.event)
+        if found is None:
+            raise SafetyRefusal("no rule is about this event any more")
+        return found
+
+    async def _by_hand(self, entry: Entry, document: dict[str, object], loaded: Loaded, rule: Rule, who: str) -> str:
+        await self._note(entry, document, "start")
+        asked = decided(request(entry.event, loaded, rule, automatic=False, operator=who), document)
         run_id = await self.start(asked)
         await asyncio.wrap_future(self._writing.started(entry.id, run_id))
         return run_id
@@ -143,45 +213,13 @@ class Desk:
                     return loaded, rule
         return None
 
-    async def facts(self, event: Event, rule: Rule, loaded: Loaded) -> Facts:
+    async def facts(self, event: Event, rule: Rule, loaded: Loaded, wait_s: float | None = None) -> Facts:
         """What the gates look at, now."""
-        now = self.now()
-        plan, broken = _planned(loaded, rule)
-        held, alive, cool_down_s = await _held(loaded)
-        numbers = loaded.triggers.gates
-        recent = self.history.fired_since(now - timedelta(seconds=max(numbers.flap.within, numbers.fleet.within)))
-        fleet_since = now - timedelta(seconds=numbers.fleet.within)
-        others = {
-            found[0].system for e in recent if e.received_at >= fleet_since and (found := self.rule_for(e)) is not None
-        }
-        settings = loaded.settings.get(event.endpoint)
-        return Facts(
-            now=now,
-            plan=plan,
-            broken=broken,
-            held=held,
-            alive=alive,
-            cool_down_s=cool_down_s,
-            recent=tuple(e for e in recent if rule.matches(e)),
-            others=frozenset(others),
-            automatic=(safety.started_since(now - ONE_HOUR), _cap(loaded)),
-            references=await gates.reached(numbers.references),
-            blind=self.blind(loaded, now),
-            drilled_at=drilled_at(loaded.system, rule.run) if numbers.drill_within else None,
-            firing=event.kind != "firing" or self.history.firing(event.episode_key),
-            max_age_s=settings.max_age if settings else 900.0,
-        )
+        return await self.gatherer.facts(event, rule, loaded, request(event, loaded, rule, automatic=True), wait_s)
 
     def blind(self, loaded: Loaded, now: datetime) -> str:
-        """Why the monitoring of a system cannot be trusted to speak up: the watchdog alert that did not come."""
-        for name, settings in loaded.settings.items():
-            if not settings.watchdog:
-                continue
-            seen = self.history.last_seen(name, settings.watchdog)
-            if seen is None or (now - seen).total_seconds() > settings.watchdog_every:
-                ago = f"{show_duration((now - seen).total_seconds())} ago" if seen else "never"
-                return f"monitoring is blind: {settings.watchdog} of {name} came {ago}"
-        return ""
+        """Why the monitoring of a system cannot be trusted to speak up; empty while it can."""
+        return self.gatherer.blind(loaded, now)
 
 
 def request(event: Event, loaded: Loaded, rule: Rule, *, automatic: bool, operator: str = "") -> launch.Request:
@@ -204,24 +242,9 @@ def request(event: Event, loaded: Loaded, rule: Rule, *, automatic: bool, operat
     )
 
 
-def run_of(episode: str) -> str:
-    """The run that an episode began; empty if none did."""
-    for file in sorted((places.state_home() / "runs").glob("*/journal.jsonl"), reverse=True):
-        with contextlib.suppress(OSError, ValueError), file.open(encoding="utf-8") as lines:
-            if json.loads(lines.readline()).get("cause", {}).get("episode") == episode:
-                return file.parent.name
-    return ""
-
-
-def drilled_at(system_name: str, runbook: str) -> datetime | None:
-    """When a drill of the runbook succeeded last on this machine."""
-    for file in sorted((places.state_home() / "runs").glob("*/report.json"), reverse=True):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            found = report.Report.model_validate_json(file.read_text(encoding="utf-8"))
-            drill = (found.system, found.runbook) == (system_name, runbook) and found.trigger.startswith("drill")
-            if drill and found.verdict == "succeeded" and found.ended_at:
-                return datetime.fromisoformat(found.ended_at)
-    return None
+def decided(asked: launch.Request, decision: Mapping[str, object]) -> launch.Request:
+    """With all that the gates said: it goes into the run's first record."""
+    return replace(asked, cause={**asked.cause, "decision": dict(decision)})
 
 
 def _against(decision: Mapping[str, object]) -> str:
@@ -229,35 +252,3 @@ def _against(decision: Mapping[str, object]) -> str:
     if not isinstance(said, list):
         return ""
     return "; ".join(f"{g['gate']}: {g['why']}" for g in said if g["answer"] != "pass")
-
-
-def _planned(loaded: Loaded, rule: Rule) -> tuple[Plan | None, str]:
-    try:
-        return launch.prepare(str(loaded.folder), rule.run, rule.mode).plan, ""
-    except RelightError as e:
-        return None, str(e)
-
-
-def _cap(loaded: Loaded) -> int:
-    with contextlib.suppress(RelightError):
-        return system.load(loaded.folder / "system.yaml").system.safety.velocity.runs
-    return 0
-
-
-async def _held(loaded: Loaded) -> tuple[Held | None, bool, float]:
-    """The system's lease record, whether its holder may live, and its cool-down."""
-    try:
-        found = system.load(loaded.folder / "system.yaml")
-        components = Components(found, LoopClock())
-        try:
-            store = leasing.store_of(components)
-            if store is not None:
-                held, _ = await store.read()
-            else:
-                held = leases.read(places.state_home() / "systems" / found.system.system)
-        finally:
-            await components.aclose()
-    except RelightError:
-        return None, False, 0.0  # the run itself is refused then
-    alive = held is not None and not held.released and not processes.gone(held.holder)
-    return held, alive, found.system.safety.cool_down

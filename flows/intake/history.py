@@ -49,6 +49,17 @@ class History:
         with self._reading() as db:
             return [_entry(r) for r in db.execute(f"{_SELECT} WHERE outcome = 'start' AND run_id IS NULL ORDER BY id")]
 
+    def of_episode(self, episode: str) -> list[Entry]:
+        """Every event of an episode, oldest first."""
+        with self._reading() as db:
+            return [_entry(row) for row in db.execute(f"{_SELECT} WHERE episode = ? ORDER BY id", (episode,))]
+
+    def counts(self) -> dict[str, int]:
+        """Outcome -> how many events came to it; ``open`` for those that nothing was decided about."""
+        with self._reading() as db:
+            rows = db.execute("SELECT coalesce(outcome, 'open'), count(*) FROM events GROUP BY 1")
+            return {str(name): int(count) for name, count in rows}
+
     def entries(self, most: int = 50) -> list[Entry]:
         """The newest events, newest first."""
         with self._reading() as db:

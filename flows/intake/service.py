@@ -22,6 +22,7 @@ from flows.engine import places
 from flows.intake import gates, rules, source
 from flows.intake.desk import Desk
 from flows.intake.event import Event
+from flows.intake.evidence import LONGEST_S, Watches
 from flows.intake.history import History
 from flows.intake.inbox import FILE, Inbox
 from flows.intake.receiver import Receiver, application
@@ -86,7 +87,9 @@ class Working:
 
     async def _go(self) -> None:
         warm = Warm(self._say)
-        self.desk = Desk(self.inbox, History(self.inbox.file), self.loaded, warm.start, self._say)
+        history = History(self.inbox.file)
+        watches = Watches(self._new.set)
+        self.desk = Desk(self.inbox, history, self.loaded, warm.start, self._say, page=self._page, watches=watches)
         if any(rule.stage in ("auto", "approve") for one in self.loaded for rule in one.triggers.rules):
             warm.prepare()
         await self._safely(self.desk.recover)
@@ -98,6 +101,9 @@ class Working:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._new.wait(), LOOK_S)
             self._new.clear()
+
+    def _page(self, event: Event, why: str) -> None:
+        self._say(f"PAGE: {event.subject()}: {why}")
 
     async def _safely(self, work: Callable[[], Any]) -> None:
         try:
@@ -112,7 +118,7 @@ async def would(desk: Desk, event: Event) -> dict[str, Any]:
     if found is None:
         return {"rule": None, "outcome": "ignored", "why": "no rule is about it"}
     loaded, rule = found
-    facts = replace(await desk.facts(event, rule, loaded), firing=True)
+    facts = replace(await desk.facts(event, rule, loaded, LONGEST_S), firing=True)
     decision = gates.judge(event, rule, loaded, facts)
     return {**decision.document(), "system": loaded.system, "run": rule.run}
 
