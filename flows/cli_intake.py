@@ -151,8 +151,11 @@ class _NoHistory(History):
     def __init__(self) -> None:
         super().__init__(Path("/nonexistent"))
 
-    def fired_since(self, since: datetime) -> list[Event]:
+    def fired_after(self, number: int) -> list[tuple[int, Event]]:
         return []
+
+    def begun(self, event: Event, since: datetime) -> tuple[datetime, ...]:
+        return ()
 
     def firing(self, episode: str) -> bool:
         return True

@@ -14,12 +14,11 @@ from flows.intake import gates, turning
 from flows.intake.decision import Decision
 from flows.intake.event import Event
 from flows.intake.evidence import Watches
-from flows.intake.facts import Facts
 from flows.intake.gathering import Gatherer, drilled_at, run_of
 from flows.intake.history import Entry, History
 from flows.intake.inbox import Inbox
 from flows.intake.rules import Loaded, Rule
-from tasks.errors import BadInput, RelightError, SafetyRefusal
+from tasks.errors import RelightError, SafetyRefusal
 from tasks.quantities import duration, show_duration
 
 __all__ = ["Desk", "drilled_at", "request", "run_of"]
@@ -53,7 +52,10 @@ class Desk:
     gatherer: Gatherer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.gatherer = Gatherer(self.history, self.loaded, self.rule_for, self.now, self.watches)
+        self.gatherer = Gatherer(
+            self.history, self.loaded, self.rule_for, lambda e, one, rule: request(e, one, rule, automatic=True),
+            lambda: self.now(), self.watches,  # noqa: PLW0108 - whoever sets another clock later sets it for both
+        )  # fmt: skip
 
     @property
     def _writing(self) -> Inbox:
@@ -82,7 +84,7 @@ class Desk:
         found = self.rule_for(entry.event)
         if found is None:
             await self._note(entry, {"why": "no rule is about it"}, "ignored")
-        elif entry.event.kind == "firing" and not entry.fresh and self._decided(entry):
+        elif entry.event.kind == "firing" and not entry.fresh and decided_before(self.history, entry):
             await self._note(entry, {"why": "this episode is known; it was decided about when it began"}, "known")
         elif entry.event.kind == "resolved":
             await self._ended(entry, *found)
@@ -90,14 +92,9 @@ class Desk:
             loaded, rule = found
             await self._act(entry, loaded, rule, await self.judged(entry.event, rule, loaded))
 
-    def _decided(self, entry: Entry) -> bool:
-        """Something came of this episode already. What was refused (left out by its sender, say) may be asked again."""
-        others = [e for e in self.history.of_episode(entry.event.episode_key) if e.id < entry.id]
-        return any(e.run_id or e.outcome not in NOTHING_BEGAN or e.decision is None for e in others)
-
     async def judged(self, event: Event, rule: Rule, loaded: Loaded, wait_s: float | None = None) -> Decision:
         """What every gate says now. ``wait_s``: for the first look at the system itself; None: a moment."""
-        facts = await self.facts(event, rule, loaded, wait_s)
+        facts = await self.gatherer.facts(event, rule, loaded, wait_s)
         return gates.judge(event, rule, loaded, facts)
 
     async def _act(self, entry: Entry, loaded: Loaded, rule: Rule, decision: Decision) -> None:
@@ -120,22 +117,21 @@ class Desk:
         run_id = next((e.run_id for e in others if e.run_id), "")
         why, again_s = "it ended; a failback is never automatic", 0.0
         if run_id:
-            why, again_s = turning.back(run_id, entry.event, await self._seen(entry.event, rule, loaded), self.now())
+            why, again_s = turning.back(
+                run_id, entry.event, await self.gatherer.facts(entry.event, rule, loaded, 2.0), self.now()
+            )
         if again_s:
             again = self.now() + timedelta(seconds=again_s)
             await asyncio.wrap_future(self._writing.hold(entry.id, {"why": why, "run": run_id}, again))
         else:
             await self._note(entry, {"why": why, **({"run": run_id} if run_id else {})}, "ended")
 
-    async def _seen(self, event: Event, rule: Rule, loaded: Loaded) -> Facts:
-        return await self.facts(event, rule, loaded, 2.0)
-
     async def approved(self, entry: Entry, who: str) -> str:
         """A person said yes: ask the gates again, and start the run; its id.
 
         Raises SafetyRefusal where a gate refuses or holds, or the approval came too late.
         """
-        loaded, rule = self._rule_of(entry)
+        loaded, rule = rule_of(self, entry)
         decision = await self.judged(entry.event, rule, loaded, 5.0)
         late_s = (decision.at - entry.event.received_at).total_seconds() - loaded.triggers.gates.approve_within
         against = [s for s in decision.said if s.answer in ("refuse", "hold") and s.gate != "fitness"]
@@ -148,42 +144,9 @@ class Desk:
         if against or not self.history.firing(entry.event.episode_key):
             why = "; ".join(f"{s.gate}: {s.why}" for s in against) or "the alert has ended"
             raise SafetyRefusal(f"an approval does not pass this: {why}")
-        return await self._by_hand(entry, {**decision.document(), "approved_by": who}, loaded, rule, who)
+        return await self.by_hand(entry, {**decision.document(), "approved_by": who}, loaded, rule, who)
 
-    async def glass_broken(self, entry: Entry, who: str, second: str, why: str) -> str:
-        """Two people pass what gates say, but for those that nothing passes; the run's id. Audited.
-
-        Raises BadInput where they are one or say nothing, SafetyRefusal where a gate that nothing passes is against it.
-        """
-        if (
-            not why.strip()
-            or not who.strip()
-            or who.strip().casefold() == second.strip().casefold()
-            or not second.strip()
-        ):
-            raise BadInput("breaking the glass takes two people and a reason: --who, --second (somebody else), --why")
-        if any(e.run_id for e in self.history.of_episode(entry.event.episode_key)):
-            raise SafetyRefusal("this episode began a run already; go on with that one")
-        loaded, rule = self._rule_of(entry)
-        decision = await self.judged(entry.event, rule, loaded, 5.0)
-        never = [s for s in decision.said if s.answer in ("refuse", "hold") and not gates.breakable(s)]
-        broken = [s.gate for s in decision.said if s.answer != "pass" and gates.breakable(s)]
-        glass = {"who": who, "second": second, "why": why, "gates": broken}
-        refused = [f"{s.gate}: {s.why}" for s in never]
-        body = {"event": entry.id, "subject": entry.event.subject(), **glass, "refused": refused}
-        await asyncio.wrap_future(self._writing.note("break-glass", body, self.now()))
-        if never:
-            raise SafetyRefusal(f"nothing passes this: {'; '.join(refused)}")
-        self.page(entry.event, f"{who} and {second} broke the glass ({', '.join(broken) or 'nothing held'}): {why}")
-        return await self._by_hand(entry, {**decision.document(), "break_glass": glass}, loaded, rule, who)
-
-    def _rule_of(self, entry: Entry) -> tuple[Loaded, Rule]:
-        found = self.rule_for(entry.event)
-        if found is None:
-            raise SafetyRefusal("no rule is about this event any more")
-        return found
-
-    async def _by_hand(self, entry: Entry, document: dict[str, object], loaded: Loaded, rule: Rule, who: str) -> str:
+    async def by_hand(self, entry: Entry, document: dict[str, object], loaded: Loaded, rule: Rule, who: str) -> str:
         await self._note(entry, document, "start")
         asked = decided(request(entry.event, loaded, rule, automatic=False, operator=who), document)
         run_id = await self.start(asked)
@@ -213,14 +176,6 @@ class Desk:
                     return loaded, rule
         return None
 
-    async def facts(self, event: Event, rule: Rule, loaded: Loaded, wait_s: float | None = None) -> Facts:
-        """What the gates look at, now."""
-        return await self.gatherer.facts(event, rule, loaded, request(event, loaded, rule, automatic=True), wait_s)
-
-    def blind(self, loaded: Loaded, now: datetime) -> str:
-        """Why the monitoring of a system cannot be trusted to speak up; empty while it can."""
-        return self.gatherer.blind(loaded, now)
-
 
 def request(event: Event, loaded: Loaded, rule: Rule, *, automatic: bool, operator: str = "") -> launch.Request:
     """The run that an event asks for. The incident began before the rule fired: by its ``for``, where that is known."""
@@ -240,6 +195,20 @@ def request(event: Event, loaded: Loaded, rule: Rule, *, automatic: bool, operat
         operator=operator or "relight",
         cause={"episode": event.episode_key, "endpoint": event.endpoint, "rule": rule.id, "alert": event.subject()},
     )
+
+
+def rule_of(desk: Desk, entry: Entry) -> tuple[Loaded, Rule]:
+    """The rule that an event of the inbox falls under. Raises SafetyRefusal."""
+    found = desk.rule_for(entry.event)
+    if found is None:
+        raise SafetyRefusal("no rule is about this event any more")
+    return found
+
+
+def decided_before(history: History, entry: Entry) -> bool:
+    """Something came of this episode already. What was refused (left out by its sender, say) may be asked again."""
+    others = [e for e in history.of_episode(entry.event.episode_key) if e.id < entry.id]
+    return any(e.run_id or e.outcome not in NOTHING_BEGAN or e.decision is None for e in others)
 
 
 def decided(asked: launch.Request, decision: Mapping[str, object]) -> launch.Request:

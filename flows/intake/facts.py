@@ -84,7 +84,7 @@ class Facts:
         plan: of the run that is proposed; None where its files are invalid (``broken`` says how).
         evidence: what was seen of the system itself; None while nothing was.
         held: the system's lease record, None where there never was one; alive: its holder may live.
-        recent: events that began an episode of this rule's alerts lately, oldest first.
+        begun: when episodes of this very alert began lately, oldest first.
         firing_systems: systems with an alert that fires; fleet: how many systems there are.
         sites_firing: sites of this system that some alert names now.
         automatic: runs that were started by themselves in the last hour, over the fleet.
@@ -103,7 +103,7 @@ class Facts:
     held: Held | None = None
     alive: bool = False
     cool_down_s: float = 3600.0
-    recent: tuple[Event, ...] = ()
+    begun: tuple[datetime, ...] = ()
     firing_systems: frozenset[str] = frozenset()
     fleet: int = 1
     sites_firing: frozenset[str] = frozenset()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import datetime, timedelta
 
 from flows.engine import killswitch
 from flows.engine.plan import Plan
 from flows.intake.decision import Said
-from flows.intake.event import Event
 from flows.intake.facts import Asked, Evidence
 from tasks.contract import Phase
 from tasks.errors import SafetyRefusal
@@ -148,29 +148,27 @@ def flap(asked: Asked) -> Said:
     """8: it comes and goes; once it does, it must have been quiet for as long before it counts again."""
     limit = asked.gates.flap
     quiet = timedelta(seconds=limit.within)
-    at = flapping_since(asked.facts.recent, limit.episodes, quiet)
-    recently = sum(e.received_at >= asked.facts.now - quiet for e in asked.facts.recent)
+    since = flapping_since(asked.facts.begun, limit.episodes, quiet)
+    recently = sum(at >= asked.facts.now - quiet for at in asked.facts.begun)
     said = f"it began {recently} times within {show_duration(limit.within)}"
-    if at is not None:
-        return Said(
-            "flap",
-            "needs-approval",
-            f"{said}, and flaps since {at:%H:%M:%S}: not quiet for {show_duration(limit.within)}",
-        )
+    if since is not None and asked.facts.now - asked.facts.begun[-1] < quiet:
+        return Said("flap", "needs-approval", f"{said}, and flaps since {since:%H:%M:%S} UTC, never quiet for so long")
     return Said("flap", "pass", said)
 
 
-def flapping_since(recent: tuple[Event, ...], most: int, quiet: timedelta) -> datetime | None:
-    """When the last of ``recent`` (oldest first) belongs to a spell of flapping, the time that began; else None.
+def flapping_since(begun: tuple[datetime, ...], most: int, quiet: timedelta) -> datetime | None:
+    """When the spell of flapping began that the last of ``begun`` (oldest first) belongs to; None if to none.
 
     A spell begins with more than ``most`` episodes within ``quiet``, and ends only when none began for ``quiet``.
     """
     since: datetime | None = None
-    begun: list[datetime] = []
-    for at in (e.received_at for e in recent):
-        if begun and at - begun[-1] >= quiet:
+    near: deque[datetime] = deque()
+    for at in begun:
+        if near and at - near[-1] >= quiet:
             since = None
-        begun.append(at)
-        if since is None and sum(one > at - quiet for one in begun) > most:
+        near.append(at)
+        while near[0] <= at - quiet:
+            near.popleft()
+        if since is None and len(near) > most:
             since = at
     return since

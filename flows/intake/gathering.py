@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from flows.engine import launch, leasing, places, processes, readiness, report, safety
 from flows.engine import lease as leases
@@ -30,33 +32,64 @@ RuleFor = Callable[[Event], tuple[Loaded, Rule] | None]
 
 
 @dataclass
+class Lately:
+    """Which systems and sites fire, brought up to date from what is new: a storm of alerts must not slow decisions."""
+
+    seen: int = 0
+    last: dict[str, datetime] = field(default_factory=dict)
+    named: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(system, site) -> the newest episode that names it."""
+
+    def look(self, history: History, rule_for: RuleFor) -> None:
+        """Take in what came since the last look."""
+        for number, event in history.fired_after(self.seen):
+            self.seen = number
+            found = rule_for(event)
+            if found is None:
+                continue
+            loaded, rule = found
+            self.last[loaded.system] = max(event.received_at, self.last.get(loaded.system, event.received_at))
+            if rule.site_label and event.labels.get(rule.site_label):
+                self.named[loaded.system, event.labels[rule.site_label]] = event.episode_key
+
+    def systems(self, since: datetime) -> frozenset[str]:
+        """Those that began to fire since then."""
+        return frozenset(name for name, at in self.last.items() if at >= since)
+
+    def sites(self, system: str, history: History) -> frozenset[str]:
+        """Sites of ``system`` that some alert names and that still fires."""
+        return frozenset(site for (name, site), key in self.named.items() if name == system and history.firing(key))
+
+
+@dataclass
 class Gatherer:
     """Facts for the gates, for one event loop.
 
     Attributes:
-        rule_for: the rule that is about an event.
+        rule_for: the rule that is about an event; request_for: the run that it asks for.
         watches: look at the systems themselves.
-        wait_s: how long to wait for their first look; None: a moment.
     """
 
     history: History
     loaded: list[Loaded]
     rule_for: RuleFor
+    request_for: Callable[[Event, Loaded, Rule], launch.Request]
     now: Callable[[], datetime]
     watches: Watches
+    _lately: Lately = field(default_factory=Lately)
+    _kept: dict[object, tuple[float, Any]] = field(default_factory=dict)
     _plans: dict[tuple[str, str, str], tuple[tuple[int, ...], Ready | None, str]] = field(default_factory=dict)
 
-    async def facts(
-        self, event: Event, rule: Rule, loaded: Loaded, request: launch.Request, wait_s: float | None = None
-    ) -> Facts:
+    async def facts(self, event: Event, rule: Rule, loaded: Loaded, wait_s: float | None = None) -> Facts:
         """What is so now. ``wait_s``: for the first look at the system itself; None: a moment."""
         now, numbers = self.now(), loaded.triggers.gates
         ready, broken = self.planned(loaded, rule)
         (held, alive), references, evidence = await asyncio.gather(
-            held_by(ready), gates.reached(numbers.references), self._evidence(event, rule, loaded, request, wait_s)
+            held_by(ready), self._reached(numbers.references), self._evidence(event, rule, loaded, wait_s)
         )
         policy = ready.loaded.system.safety if ready else safety.Safety()
-        recent, firing, sites = self._lately(rule, loaded, now)
+        self._lately.look(self.history, self.rule_for)
+        spell = now - 3 * timedelta(seconds=numbers.flap.within)  # as far back as a spell of flapping may reach
         settings = loaded.settings.get(event.endpoint)
         return Facts(
             now=self.now(),
@@ -66,21 +99,38 @@ class Gatherer:
             held=held,
             alive=alive,
             cool_down_s=policy.cool_down,
-            recent=recent,
-            firing_systems=firing,
+            begun=self.history.begun(event, spell),
+            firing_systems=self._lately.systems(now - timedelta(seconds=numbers.fleet.within)),
             fleet=len(self.loaded),
-            sites_firing=sites,
+            sites_firing=self._lately.sites(loaded.system, self.history),
             automatic=safety.started_since(now - ONE_HOUR),
             automatic_cap=policy.velocity.runs,
             references=references,
             blind=self.blind(loaded, now),
-            drilled_at=drilled_at(ready, rule.run) if numbers.drill_within else None,
+            drilled_at=self._drilled(ready, rule.run) if numbers.drill_within else None,
             readiness=Readiness(*readiness.newest(ready.plan.system, rule.run)) if ready else Readiness(),
             regions={name: site.region for name, site in ready.loaded.system.sites.items()} if ready else {},
             switch=_switch(numbers.switch),
             firing=event.kind != "firing" or self.history.firing(event.episode_key),
             max_age_s=settings.max_age if settings else 900.0,
         )
+
+    async def _reached(self, references: tuple[str, ...]) -> dict[str, bool]:
+        """As ``gates.reached``, asked at most once a second."""
+        known = self._kept.get(references)
+        if known is None or time.monotonic() - known[0] > 1.0:
+            known = self._kept[references] = (time.monotonic(), await gates.reached(references))
+        found: dict[str, bool] = known[1]
+        return found
+
+    def _drilled(self, ready: Ready | None, runbook: str) -> datetime | None:
+        """As ``drilled_at``, looked up at most every five seconds."""
+        key = ("drilled", ready.plan.system if ready else "", runbook)
+        known = self._kept.get(key)
+        if known is None or time.monotonic() - known[0] > 5.0:
+            known = self._kept[key] = (time.monotonic(), drilled_at(ready, runbook))
+        found: datetime | None = known[1]
+        return found
 
     def planned(self, loaded: Loaded, rule: Rule) -> tuple[Ready | None, str]:
         """The run's plan, read again only when a file changed; None with the reason where it cannot be made."""
@@ -99,39 +149,13 @@ class Gatherer:
             self._plans[key] = known
         return known[1], known[2]
 
-    async def _evidence(
-        self, event: Event, rule: Rule, loaded: Loaded, request: launch.Request, wait_s: float | None
-    ) -> Evidence | None:
+    async def _evidence(self, event: Event, rule: Rule, loaded: Loaded, wait_s: float | None) -> Evidence | None:
         ready, _ = self.planned(loaded, rule)
         asked, numbers = Asked(event, rule, loaded, Facts(self.now())), loaded.triggers.gates
         if ready is None or not numbers.looks or (asked.stage == "off" and wait_s is None):
             return None  # nobody asks for it, or the rule is off
+        request = self.request_for(event, loaded, rule)
         return await self.watches.evidence(request, ready, numbers.confirm.every, wait_s)
-
-    def _lately(
-        self, rule: Rule, loaded: Loaded, now: datetime
-    ) -> tuple[tuple[Event, ...], frozenset[str], frozenset[str]]:
-        """Episodes of this rule, oldest first; systems that fire within the fleet's window; sites of this one."""
-        numbers = loaded.triggers.gates
-        fleet_since = now - timedelta(seconds=numbers.fleet.within)
-        # hysteresis looks back over the whole spell; three times the window bounds how far
-        since = min(fleet_since, now - 3 * timedelta(seconds=numbers.flap.within))
-        mine: list[Event] = []
-        systems: set[str] = set()
-        sites: set[str] = set()
-        for event in self.history.fired_since(since):
-            found = self.rule_for(event)
-            if found is None:
-                continue
-            if rule.matches(event):
-                mine.append(event)
-            if event.received_at >= fleet_since:
-                systems.add(found[0].system)
-            label = found[1].site_label
-            named = event.labels.get(label, "") if label and found[0].system == loaded.system else ""
-            if named and self.history.firing(event.episode_key):
-                sites.add(named)
-        return tuple(mine), frozenset(systems), frozenset(sites)
 
     def blind(self, loaded: Loaded, now: datetime) -> str:
         """Why the monitoring of a system cannot be trusted to speak up: the watchdog alert that did not come."""

@@ -72,12 +72,29 @@ class History:
                 return _entry(row)
         raise BadInput(f"no event {event_id} in the inbox; see: relight inbox list")
 
-    def fired_since(self, since: datetime) -> list[Event]:
-        """One event for each episode that began to fire after ``since``, oldest first."""
+    def fired_after(self, number: int) -> list[tuple[int, Event]]:
+        """(id, event) of each event above ``number`` that began to fire an episode, oldest first.
+
+        From the start (0), only the newest thousand.
+        """
         with self._reading() as db:
-            rows = db.execute("SELECT event FROM events WHERE fresh = 1 ORDER BY id DESC LIMIT 2000").fetchall()
-        found = [Event.model_validate_json(row[0]) for row in rows]
-        return [e for e in reversed(found) if e.kind == "firing" and e.received_at >= since]
+            rows = db.execute(
+                "SELECT id, event FROM (SELECT id, event FROM events WHERE fresh = 1 AND id > ?"
+                " ORDER BY id DESC LIMIT ?) ORDER BY id",
+                (number, 1000 if number == 0 else -1),
+            ).fetchall()
+        found = [(int(i), Event.model_validate_json(text)) for i, text in rows]
+        return [(i, e) for i, e in found if e.kind == "firing"]
+
+    def begun(self, event: Event, since: datetime) -> tuple[datetime, ...]:
+        """When episodes of the same alert of the same sender began to fire, oldest first."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT fired_at FROM episodes WHERE endpoint = ? AND fingerprint = ? AND fired_at >= ?"
+                " ORDER BY fired_at",
+                (event.endpoint, event.fingerprint, since.isoformat()),
+            )
+            return tuple(datetime.fromisoformat(at) for (at,) in rows)
 
     def firing(self, episode: str) -> bool:
         """The episode has begun and not ended."""

@@ -155,8 +155,9 @@ def application(receiver: Receiver, health: Callable[[], dict[str, Any]]) -> Fas
         return await receiver.take(request, endpoint, token)
 
     @app.get("/healthz", summary="Does it take deliveries?")
-    async def healthz() -> dict[str, Any]:
-        return health()
+    async def healthz() -> Response:
+        found = health()
+        return JSONResponse(found, 200 if found.get("ok") else 503)
 
     @app.get("/metrics", summary="Prometheus metrics")
     async def metrics() -> Response:

@@ -83,7 +83,11 @@ class Working:
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._go())
+        try:
+            self._loop.run_until_complete(self._go())
+        except Exception as e:  # noqa: BLE001 - the border: without a desk nothing is decided, so the supervisor starts anew
+            self._say(f"the desk ended: {type(e).__name__}: {redact(str(e))}")
+            os._exit(70)
 
     async def _go(self) -> None:
         warm = Warm(self._say)
@@ -96,7 +100,7 @@ class Working:
         while True:
             await self._safely(self.desk.look)
             self.decided_at = now = datetime.now(UTC)
-            found = {one.system: self.desk.blind(one, now) for one in self.loaded}
+            found = {one.system: self.desk.gatherer.blind(one, now) for one in self.loaded}
             self.blind = {name: why for name, why in found.items() if why}
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._new.wait(), LOOK_S)
@@ -118,7 +122,7 @@ async def would(desk: Desk, event: Event) -> dict[str, Any]:
     if found is None:
         return {"rule": None, "outcome": "ignored", "why": "no rule is about it"}
     loaded, rule = found
-    facts = replace(await desk.facts(event, rule, loaded, LONGEST_S), firing=True)
+    facts = replace(await desk.gatherer.facts(event, rule, loaded, LONGEST_S), firing=True)
     decision = gates.judge(event, rule, loaded, facts)
     return {**decision.document(), "system": loaded.system, "run": rule.run}
 

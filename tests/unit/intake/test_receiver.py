@@ -359,10 +359,10 @@ def test_blind_until_the_watchdog_came_and_again_when_it_stays_away(post, starte
     file.write_text(TRIGGERS.replace('"env:AM_NEW"]', '"env:AM_NEW"], watchdog: Watch, watchdog_every: 2m'))
     watching = load(folder)
     now = datetime.now(UTC)
-    assert "came never" in started.blind(watching, now)
+    assert "came never" in started.gatherer.blind(watching, now)
     post(body("Watch"))
-    assert started.blind(watching, now) == ""
-    assert "ago" in started.blind(watching, now + timedelta(minutes=3))
+    assert started.gatherer.blind(watching, now) == ""
+    assert "ago" in started.gatherer.blind(watching, now + timedelta(minutes=3))
 
 
 def test_one_that_only_says_what_it_would_do_writes_nothing(folder):
