@@ -19,12 +19,12 @@ from flows.engine import (
     outlook,
     places,
     preview,
-    readiness,
+    readyfile,
     report,
     roles,
     supervisor,
     view,
-)
+)  # fmt: skip
 from flows.engine import validate as validation
 from flows.engine.findings import InvalidFiles
 from flows.engine.state import FINISHED, RunState, fold
@@ -269,7 +269,7 @@ def ready(
     """
     checked, found, previews = eventloop.run(preview.observe(launch.Request(system_name, name, mode)))
     reasons = preview.unready(previews)
-    readiness.note(checked.plan.system, checked.plan.runbook, mode, reasons, datetime.now(UTC))
+    readyfile.note(checked.plan.system, checked.plan.runbook, mode, reasons, datetime.now(UTC))
     if as_json:
         _print_json({"ready": not reasons, "reasons": reasons, **plan_json(checked, found, previews)})
     else:

@@ -49,6 +49,7 @@ class Desk:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     page: Callable[[Event, str], None] = lambda _event, _why: None
     watches: Watches = field(default_factory=Watches)
+    count: Callable[[Decision], None] = lambda _decision: None
     gatherer: Gatherer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +105,7 @@ class Desk:
             await asyncio.wrap_future(self._writing.hold(entry.id, document, again))
             return
         await self._note(entry, document, decision.outcome)
+        self.count(decision)
         for why in decision.pages if decision.outcome != "shadow" else ():
             self.page(entry.event, why)
         if decision.outcome == "start":

@@ -192,7 +192,11 @@ def normalise(alert: Alert, delivery: Delivery, auth: Auth, source: str, transpo
     ahead = max(started, observed) - received
     trusted = ahead <= SKEW
     fingerprint = alert.fingerprint or _fingerprint(alert)
-    episode = (delivery.endpoint, fingerprint, alert.cycle or (started.isoformat() if alert.started_at else "undated"))
+    episode = (
+        delivery.endpoint,
+        fingerprint,
+        alert.cycle or (started.isoformat(timespec="milliseconds") if alert.started_at else "undated"),
+    )
     return Event(
         source=source,
         endpoint=delivery.endpoint,

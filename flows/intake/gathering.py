@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flows.engine import launch, leasing, places, processes, readiness, report, safety
+from flows.engine import launch, leasing, places, processes, readyfile, report, safety
 from flows.engine import lease as leases
 from flows.engine.launch import Ready
 from flows.engine.providers import Components
@@ -108,7 +108,7 @@ class Gatherer:
             references=references,
             blind=self.blind(loaded, now),
             drilled_at=self._drilled(ready, rule.run) if numbers.drill_within else None,
-            readiness=Readiness(*readiness.newest(ready.plan.system, rule.run)) if ready else Readiness(),
+            readiness=Readiness(*readyfile.newest(ready.plan.system, rule.run)) if ready else Readiness(),
             regions={name: site.region for name, site in ready.loaded.system.sites.items()} if ready else {},
             switch=_switch(numbers.switch),
             firing=event.kind != "firing" or self.history.firing(event.episode_key),

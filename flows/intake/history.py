@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.intake.event import Event
-from flows.intake.inbox import connect
+from flows.intake.inbox import connect, of_its_episode
 from tasks.errors import BadInput
 
 
@@ -27,6 +27,18 @@ class Entry:
     decision: dict[str, Any] | None
     outcome: str
     run_id: str
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """What a rule would have done about an episode. ``mark``: what a person said of it afterwards."""
+
+    event: int
+    rule: str
+    would: str
+    received_at: datetime
+    closed_at: datetime | None
+    mark: str
 
 
 class History:
@@ -53,6 +65,57 @@ class History:
         """Every event of an episode, oldest first."""
         with self._reading() as db:
             return [_entry(row) for row in db.execute(f"{_SELECT} WHERE episode = ? ORDER BY id", (episode,))]
+
+    def of_its_episode(self, event: Event) -> Event:
+        """As ``inbox.of_its_episode``: under the key that is known already."""
+        with self._reading() as db:
+            return of_its_episode(db, event)
+
+    def wanting(self, episode: str) -> bool:
+        """Nothing fit to decide about has come of an episode that fires: it is unknown, or was left out in part."""
+        known = self.of_episode(episode)
+        if any(e.event.kind == "resolved" for e in known) or any(e.run_id for e in known):
+            return False
+        return not any(e.event.kind == "firing" and not e.event.truncated for e in known)
+
+    def open_episodes(self, endpoint: str) -> dict[str, Event]:
+        """Episode -> its first event, of those of an endpoint that fire."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT p.key, e.event FROM episodes p JOIN events e ON e.episode = p.key AND e.fresh = 1"
+                " WHERE p.endpoint = ? AND p.fired_at IS NOT NULL AND p.closed_at IS NULL ORDER BY e.id DESC",
+                (endpoint,),
+            )
+            return {key: Event.model_validate_json(text) for key, text in rows}
+
+    def proposing(self) -> bool:
+        """A run is proposed: something is held, asked for, or about to start."""
+        with self._reading() as db:
+            return (
+                db.execute("SELECT 1 FROM events WHERE outcome IN ('hold', 'ask', 'start') LIMIT 1").fetchone()
+                is not None
+            )
+
+    def shadows(self) -> list[Shadow]:
+        """Every decision about the beginning of an episode, oldest first."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT e.id, json_extract(e.decision, '$.rule'), json_extract(e.decision, '$.would'),"
+                " json_extract(e.event, '$.received_at'), p.closed_at, m.verdict FROM events e"
+                " JOIN episodes p ON p.key = e.episode LEFT JOIN marks m ON m.event = e.id"
+                " WHERE e.decision IS NOT NULL AND json_extract(e.decision, '$.rule') IS NOT NULL"
+                " AND e.outcome != 'hold' ORDER BY e.id"
+            )
+            return [
+                Shadow(i, rule, would or "", _time(at), _time(closed) if closed else None, mark or "")
+                for i, rule, would, at, closed, mark in rows
+            ]
+
+    def notes(self, kind: str) -> list[dict[str, Any]]:
+        """What was kept for good, oldest first."""
+        with self._reading() as db:
+            rows = db.execute("SELECT at, body FROM notes WHERE kind = ? ORDER BY id", (kind,))
+            return [{"at": at, **json.loads(body)} for at, body in rows]
 
     def counts(self) -> dict[str, int]:
         """Outcome -> how many events came to it; ``open`` for those that nothing was decided about."""
@@ -119,6 +182,10 @@ class History:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(connect(self.file)) as db:
             yield db
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 _SELECT = "SELECT id, delivery, event, fresh, decision, outcome, run_id FROM events"

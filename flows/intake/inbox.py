@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.intake.event import Delivery, Event, Unavailable
-from tasks.secrets import redact
+from flows.intake.redaction import without_secrets
 
 FILE = "inbox.sqlite3"
 KEPT_HEADERS = ("content-type", "user-agent", "x-webhook-id", "sentry-hook-resource", "x-amz-sns-message-type")
@@ -205,12 +205,12 @@ def _keep(db: sqlite3.Connection, delivery: Delivery, transport_id: str, events:
     ).fetchone()
     for event in events:
         if known:
-            key = _of_its_episode(db, event).episode_key
+            key = of_its_episode(db, event).episode_key
             db.execute("UPDATE episodes SET last_seen = ?, times = times + 1 WHERE key = ?", (now, key))
     if known:
         return Kept(known[0], new=False)
     headers = {k: v for k, v in delivery.headers.items() if k in KEPT_HEADERS or k.startswith("ce-")}
-    body = redact(delivery.body.decode("utf-8", "replace")).encode()
+    body = without_secrets(delivery.body.decode("utf-8", "replace")).encode()
     made = db.execute(
         "INSERT INTO deliveries (endpoint, transport_id, received_at, headers, body) VALUES (?, ?, ?, ?, ?)",
         (delivery.endpoint, transport_id, now, json.dumps(headers), body),
@@ -218,21 +218,28 @@ def _keep(db: sqlite3.Connection, delivery: Delivery, transport_id: str, events:
     assert made is not None  # noqa: S101 - an INSERT that did not raise has a row id
     ids, fresh = [], 0
     for one in events:
-        event = _of_its_episode(db, one)
+        event = of_its_episode(db, one)
         first = _episode(db, event, now)
         fresh += first
         row = db.execute(
             "INSERT INTO events (delivery, episode, event, fresh) VALUES (?, ?, ?, ?)",
-            (made, event.episode_key, event.model_dump_json(), int(first)),
+            (made, event.episode_key, without_secrets(event.model_dump_json()), int(first)),
         ).lastrowid
         ids.append(int(row or 0))
     return Kept(made, new=True, events=tuple(ids), fresh=fresh)
 
 
-def _of_its_episode(db: sqlite3.Connection, event: Event) -> Event:
+def of_its_episode(db: sqlite3.Connection, event: Event) -> Event:
     """``event``, under the key of the episode that is known already where another way of telling wrote its start in
     other words: a sender's webhook in nanoseconds, its API in milliseconds.
     """
+    if event.kind == "resolved" and getattr(event, "closes", "episode") == "fingerprint":
+        row = db.execute(  # its sender does not say which one ended: the newest, and every earlier one
+            "SELECT key FROM episodes WHERE endpoint = ? AND fingerprint = ? AND closed_at IS NULL"
+            " AND fired_at IS NOT NULL ORDER BY fired_at DESC LIMIT 1",
+            (event.endpoint, event.fingerprint),
+        ).fetchone()
+        return event.model_copy(update={"episode_key": row[0]}) if row else event
     if event.started_at_basis == "received":
         return event
     if db.execute("SELECT 1 FROM episodes WHERE key = ?", (event.episode_key,)).fetchone():
@@ -253,6 +260,12 @@ def _episode(db: sqlite3.Connection, event: Event, now: str) -> bool:
     fired, closed = row or (None, None)
     fires = event.kind == "firing" and fired is None and closed is None
     closes = event.kind == "resolved" and closed is None
+    if event.kind == "resolved" and getattr(event, "closes", "episode") == "fingerprint":
+        db.execute(
+            "UPDATE episodes SET closed_at = ? WHERE endpoint = ? AND fingerprint = ? AND key != ?"
+            " AND closed_at IS NULL",
+            (now, event.endpoint, event.fingerprint, event.episode_key),
+        )
     if row is None:
         db.execute(
             "INSERT INTO episodes (key, endpoint, fingerprint, first_seen, last_seen, fired_at, closed_at, started_at)"

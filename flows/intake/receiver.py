@@ -68,6 +68,8 @@ class Receiver:
         except Refused as e:
             log.warning("endpoint %s: %d: %s", name, e.status, e)
             headers = {"Retry-After": str(e.retry_s or 5)} if e.status == 503 else {}
+            if e.status == 408:  # what is left of its body is not waited for
+                headers["Connection"] = "close"
             response = JSONResponse({"error": str(e)}, e.status, headers)
         self._answers.labels(name, str(response.status_code)).inc()
         self._took.labels(name).observe(asyncio.get_running_loop().time() - began)

@@ -86,7 +86,11 @@ class Serve:
         log = (self.system.parent / "serve.log").open("ab")
         with log:
             self.process = subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True)
-        until(self.healthy, 60)
+        try:
+            until(self.healthy, 60)
+        except AssertionError:
+            self.stop()
+            raise
 
     def healthy(self) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException):
