@@ -30,7 +30,9 @@ EventArgument = Annotated[int, typer.Argument(metavar="EVENT", help="See relight
 
 @rules_app.command(name="score")
 def score_(
-    within: Annotated[str, typer.Option("--within", help="How soon a person acts, or an alert ends by itself.")] = "15m",
+    within: Annotated[
+        str, typer.Option("--within", help="How soon a person acts, or an alert ends by itself.")
+    ] = "15m",
     as_json: JsonOption = False,
 ) -> None:
     """How right each rule would have been, month by month: what it would have started, and how that turned out.

@@ -178,20 +178,25 @@ class Reconciler:
         for one in bodies:
             delivery = Delivery(name, json.dumps(one).encode(), self.now(), method="POLL")
             found += [(delivery, normalise(a, delivery, AUTH, source.name)) for a in source.read(one, delivery)]
-        return [(d, self.history.of_its_episode(e)) for d, e in found]
+        # the watchdog says that deliveries arrive: asking for it would hide that they do not
+        watchdog = source.settings.watchdog
+        wanted = [(d, e) for d, e in found if not watchdog or e.labels.get("alertname") != watchdog]
+        return [(d, self.history.of_its_episode(e)) for d, e in wanted]
 
     def _news(self, name: str, events: list[tuple[Delivery, Event]]) -> list[tuple[Delivery, Event]]:
         """What the inbox does not know: episodes that began, or that it knows in part only; and those that are over."""
         fire = {e.episode_key for _, e in events}
         news = [(d, e) for d, e in events if e.kind == "firing" and self.history.wanting(e.episode_key)]
-        gone = {key: e for key, e in self.history.open_episodes(name).items() if key not in fire}
+        open_, watchdog = self.history.open_episodes(name), self.endpoints[name].settings.watchdog
+        mine = {k: e for k, e in open_.items() if not watchdog or e.labels.get("alertname") != watchdog}
+        gone = {key: e for key, e in mine.items() if key not in fire}
         for key, event in gone.items():
             if key in self._missing:  # an alert is also away for a moment while its monitor is restarted
                 note = {"reconciled": "its sender does not name it any more", "fingerprint": event.fingerprint}
                 delivery = Delivery(name, json.dumps({**note, "episode": key}).encode(), self.now(), method="POLL")
                 ended = {"kind": "resolved", "received_at": self.now(), "observed_at": self.now(), "age_s": 0.0}
                 news.append((delivery, event.model_copy(update={**ended, "auth": AUTH})))
-        self._missing = (self._missing - set(self.history.open_episodes(name))) | set(gone)
+        self._missing = (self._missing - set(open_)) | set(gone)
         return news
 
     async def _put(self, delivery: Delivery, event: Event) -> bool:
