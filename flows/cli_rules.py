@@ -44,7 +44,7 @@ def score_(
     """
     known = {rule.id: (one.system, rule.run) for one in rules.load_all() for rule in one.triggers.rules}
     span = timedelta(seconds=duration(within))
-    rows = score.table(known_history().shadows(), known, score.by_people(), span)
+    rows = score.table(score.shadows(known_history()), known, score.by_people(), span)
     if as_json:
         print(json.dumps(rows, indent=2))
         return

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.intake.event import Event
-from flows.intake.inbox import connect, of_its_episode
+from flows.intake.inbox import connect
 from tasks.errors import BadInput
 
 
@@ -29,18 +29,6 @@ class Entry:
     run_id: str
 
 
-@dataclass(frozen=True)
-class Shadow:
-    """What a rule would have done about an episode. ``mark``: what a person said of it afterwards."""
-
-    event: int
-    rule: str
-    would: str
-    received_at: datetime
-    closed_at: datetime | None
-    mark: str
-
-
 class History:
     """Reads an inbox that another thread, or another process, may be writing."""
 
@@ -49,7 +37,7 @@ class History:
 
     def open(self, now: datetime) -> list[Entry]:
         """Events that nothing was decided about, or whose time to be looked at again has come; oldest first."""
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute(
                 f"{_SELECT} WHERE decision IS NULL OR (outcome = 'hold' AND again_at <= ?) ORDER BY id",
                 (now.isoformat(),),
@@ -58,79 +46,34 @@ class History:
 
     def proposed(self) -> list[Entry]:
         """Events that a run was to be started for, and of whose start nothing is known."""
-        with self._reading() as db:
+        with self.reading() as db:
             return [_entry(r) for r in db.execute(f"{_SELECT} WHERE outcome = 'start' AND run_id IS NULL ORDER BY id")]
 
     def of_episode(self, episode: str) -> list[Entry]:
         """Every event of an episode, oldest first."""
-        with self._reading() as db:
+        with self.reading() as db:
             return [_entry(row) for row in db.execute(f"{_SELECT} WHERE episode = ? ORDER BY id", (episode,))]
-
-    def of_its_episode(self, event: Event) -> Event:
-        """As ``inbox.of_its_episode``: under the key that is known already."""
-        with self._reading() as db:
-            return of_its_episode(db, event)
-
-    def wanting(self, episode: str) -> bool:
-        """Nothing fit to decide about has come of an episode that fires: it is unknown, or was left out in part."""
-        known = self.of_episode(episode)
-        if any(e.event.kind == "resolved" for e in known) or any(e.run_id for e in known):
-            return False
-        return not any(e.event.kind == "firing" and not e.event.truncated for e in known)
-
-    def open_episodes(self, endpoint: str) -> dict[str, Event]:
-        """Episode -> its first event, of those of an endpoint that fire."""
-        with self._reading() as db:
-            rows = db.execute(
-                "SELECT p.key, e.event FROM episodes p JOIN events e ON e.episode = p.key AND e.fresh = 1"
-                " WHERE p.endpoint = ? AND p.fired_at IS NOT NULL AND p.closed_at IS NULL ORDER BY e.id DESC",
-                (endpoint,),
-            )
-            return {key: Event.model_validate_json(text) for key, text in rows}
-
-    def proposing(self) -> bool:
-        """A run is proposed: something is held, asked for, or about to start."""
-        with self._reading() as db:
-            return (
-                db.execute("SELECT 1 FROM events WHERE outcome IN ('hold', 'ask', 'start') LIMIT 1").fetchone()
-                is not None
-            )
-
-    def shadows(self) -> list[Shadow]:
-        """Every decision about the beginning of an episode, oldest first."""
-        with self._reading() as db:
-            rows = db.execute(
-                "SELECT e.id, json_extract(e.decision, '$.rule'), json_extract(e.decision, '$.would'),"
-                " json_extract(e.event, '$.received_at'), p.closed_at, m.verdict FROM events e"
-                " JOIN episodes p ON p.key = e.episode LEFT JOIN marks m ON m.event = e.id"
-                " WHERE e.decision IS NOT NULL AND json_extract(e.decision, '$.rule') IS NOT NULL"
-                " AND e.outcome != 'hold' ORDER BY e.id"
-            )
-            return [
-                Shadow(i, rule, would or "", _time(at), _time(closed) if closed else None, mark or "")
-                for i, rule, would, at, closed, mark in rows
-            ]
 
     def notes(self, kind: str) -> list[dict[str, Any]]:
         """What was kept for good, oldest first."""
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute("SELECT at, body FROM notes WHERE kind = ? ORDER BY id", (kind,))
             return [{"at": at, **json.loads(body)} for at, body in rows]
 
     def counts(self) -> dict[str, int]:
         """Outcome -> how many events came to it; ``open`` for those that nothing was decided about."""
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute("SELECT coalesce(outcome, 'open'), count(*) FROM events GROUP BY 1")
             return {str(name): int(count) for name, count in rows}
 
     def entries(self, most: int = 50) -> list[Entry]:
         """The newest events, newest first."""
-        with self._reading() as db:
+        with self.reading() as db:
             return [_entry(row) for row in db.execute(f"{_SELECT} ORDER BY id DESC LIMIT ?", (most,))]
 
     def entry(self, event_id: int) -> Entry:
         """Raises BadInput."""
-        with self._reading() as db:
+        with self.reading() as db:
             for row in db.execute(f"{_SELECT} WHERE id = ?", (event_id,)):
                 return _entry(row)
         raise BadInput(f"no event {event_id} in the inbox; see: relight inbox list")
@@ -140,7 +83,7 @@ class History:
 
         From the start (0), only the newest thousand.
         """
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute(
                 "SELECT id, event FROM (SELECT id, event FROM events WHERE fresh = 1 AND id > ?"
                 " ORDER BY id DESC LIMIT ?) ORDER BY id",
@@ -151,7 +94,7 @@ class History:
 
     def begun(self, event: Event, since: datetime) -> tuple[datetime, ...]:
         """When episodes of the same alert of the same sender began to fire, oldest first."""
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute(
                 "SELECT fired_at FROM episodes WHERE endpoint = ? AND fingerprint = ? AND fired_at >= ?"
                 " ORDER BY fired_at",
@@ -161,13 +104,13 @@ class History:
 
     def firing(self, episode: str) -> bool:
         """The episode has begun and not ended."""
-        with self._reading() as db:
+        with self.reading() as db:
             row = db.execute("SELECT fired_at, closed_at FROM episodes WHERE key = ?", (episode,)).fetchone()
         return row is not None and row[0] is not None and row[1] is None
 
     def last_seen(self, endpoint: str, alertname: str) -> datetime | None:
         """When an alert with that ``alertname`` label came last."""
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute(
                 "SELECT e.event, p.last_seen FROM events e JOIN episodes p ON p.key = e.episode"
                 " WHERE p.endpoint = ? ORDER BY p.last_seen DESC LIMIT 500",
@@ -179,13 +122,10 @@ class History:
         return None
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection to read by, closed afterwards. Raises sqlite3.Error."""
         with contextlib.closing(connect(self.file)) as db:
             yield db
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 _SELECT = "SELECT id, delivery, event, fresh, decision, outcome, run_id FROM events"

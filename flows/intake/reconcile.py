@@ -19,8 +19,8 @@ from typing import Any
 
 import httpx
 
+from flows.intake.episodes import Episodes
 from flows.intake.event import Auth, Delivery, Event, Malformed, Unavailable, normalise
-from flows.intake.history import History
 from flows.intake.inbox import Inbox
 from flows.intake.source import Source
 from tasks.aws import Account, Aws
@@ -136,7 +136,7 @@ class Reconciler:
 
     endpoints: dict[str, Source]
     inbox: Inbox
-    history: History
+    episodes: Episodes
     found: Callable[[], None] = lambda: None
     say: Callable[[str], None] = lambda _text: None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -150,7 +150,7 @@ class Reconciler:
         asked: dict[str, float] = {}
         while True:
             for name, source in self.endpoints.items():
-                every_s = PROPOSED_S if self.history.proposing() else EVERY_S
+                every_s = PROPOSED_S if self.episodes.proposing() else EVERY_S
                 if polled(source) and time.monotonic() - asked.get(name, float("-inf")) >= every_s:
                     asked[name] = time.monotonic()
                     await self.ask(name)
@@ -181,13 +181,13 @@ class Reconciler:
         # the watchdog says that deliveries arrive: asking for it would hide that they do not
         watchdog = source.settings.watchdog
         wanted = [(d, e) for d, e in found if not watchdog or e.labels.get("alertname") != watchdog]
-        return [(d, self.history.of_its_episode(e)) for d, e in wanted]
+        return [(d, self.episodes.of_its_episode(e)) for d, e in wanted]
 
     def _news(self, name: str, events: list[tuple[Delivery, Event]]) -> list[tuple[Delivery, Event]]:
         """What the inbox does not know: episodes that began, or that it knows in part only; and those that are over."""
         fire = {e.episode_key for _, e in events}
-        news = [(d, e) for d, e in events if e.kind == "firing" and self.history.wanting(e.episode_key)]
-        open_, watchdog = self.history.open_episodes(name), self.endpoints[name].settings.watchdog
+        news = [(d, e) for d, e in events if e.kind == "firing" and self.episodes.wanting(e.episode_key)]
+        open_, watchdog = self.episodes.open(name), self.endpoints[name].settings.watchdog
         mine = {k: e for k, e in open_.items() if not watchdog or e.labels.get("alertname") != watchdog}
         gone = {key: e for key, e in mine.items() if key not in fire}
         for key, event in gone.items():

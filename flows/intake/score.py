@@ -15,9 +15,21 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from flows.engine import places
-from flows.intake.history import Shadow
+from flows.intake.history import History
 
 WITHIN = timedelta(minutes=15)
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """What a rule would have done about an episode. ``mark``: what a person said of it afterwards."""
+
+    event: int
+    rule: str
+    would: str
+    received_at: datetime
+    closed_at: datetime | None
+    mark: str
 
 
 @dataclass(frozen=True)
@@ -78,3 +90,26 @@ def by_people() -> list[Done]:
                 at = datetime.fromisoformat(head["requested_at"])
                 found.append(Done(head["run_id"], head["system"], head["runbook"], at))
     return found
+
+
+def shadows(history: History) -> list[Shadow]:
+    """Every decision about the beginning of an episode, oldest first."""
+    with history.reading() as db:
+        rows = db.execute(
+            "SELECT e.id, json_extract(e.decision, '$.rule'), json_extract(e.decision, '$.would'),"
+            " json_extract(e.event, '$.received_at'), p.closed_at, m.verdict FROM events e"
+            " JOIN episodes p ON p.key = e.episode LEFT JOIN marks m ON m.event = e.id"
+            " WHERE e.decision IS NOT NULL AND json_extract(e.decision, '$.rule') IS NOT NULL"
+            " AND e.outcome != 'hold' ORDER BY e.id"
+        )
+        return [
+            Shadow(
+                i,
+                rule,
+                would or "",
+                datetime.fromisoformat(at),
+                datetime.fromisoformat(closed) if closed else None,
+                mark or "",
+            )
+            for i, rule, would, at, closed, mark in rows
+        ]

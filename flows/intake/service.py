@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from flows.engine import places
 from flows.intake import gates, rules, source
 from flows.intake.desk import Desk
+from flows.intake.episodes import Episodes
 from flows.intake.event import Event
 from flows.intake.evidence import LONGEST_S, Watches
 from flows.intake.figures import Figures
@@ -62,7 +63,7 @@ class Working:
         self, inbox: Inbox, loaded: list[Loaded], found: dict[str, Source], say: Callable[[str], None]
     ) -> None:
         self.inbox, self.loaded, self._say = inbox, loaded, say
-        self.reconciler = Reconciler(found, inbox, History(inbox.file), self.nudge, say)
+        self.reconciler = Reconciler(found, inbox, Episodes(History(inbox.file)), self.nudge, say)
         self.figures: Figures | None = None
         self.decided_at: datetime | None = None
         self.blind: dict[str, str] = {}
@@ -178,6 +179,7 @@ def main(listen: str, systems: tuple[str, ...] = ()) -> None:
     except RelightError as e:
         _say(f"alerts are not taken: {e}")
         sys.exit(e.exit_code)
+    sys.setswitchinterval(0.001)  # who decides must not keep who answers waiting
     config = uvicorn.Config(
         app, host=host, port=port, http=Hasty, log_level="warning", access_log=False, timeout_keep_alive=5,
         limit_concurrency=500, h11_max_incomplete_event_size=64 << 10, server_header=False,

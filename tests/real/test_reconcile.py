@@ -21,6 +21,7 @@ from lease_backends import need
 from receiving import free_port, until
 
 from flows.intake import reconcile
+from flows.intake.episodes import Episodes
 from flows.intake.event import Auth, Delivery, normalise
 from flows.intake.history import History
 from flows.intake.inbox import Inbox
@@ -63,7 +64,7 @@ def reconciler(api: str, tmp_path: Path) -> Iterator[Reconciler]:
     cls = known()["alertmanager"]
     source = cls(cls.Settings(source="alertmanager", unauthenticated=True, api=api, watchdog="watchdog"))
     inbox = Inbox(tmp_path / "inbox.sqlite3")
-    yield Reconciler({"am": source}, inbox, History(inbox.file))
+    yield Reconciler({"am": source}, inbox, Episodes(History(inbox.file)))
     inbox.close()
 
 
@@ -93,22 +94,22 @@ def webhook(one: Reconciler, name: str, fingerprint: str) -> bool:
 def test_an_alert_that_was_lost_is_found_once_and_ends(api: str, reconciler: Reconciler) -> None:
     fingerprint = fires(api, "lost")
     assert asyncio.run(reconciler.ask("am")) == 1
-    (entry,) = [e for e in reconciler.history.entries() if e.event.labels["alertname"] == "lost"]
+    (entry,) = [e for e in reconciler.episodes.history.entries() if e.event.labels["alertname"] == "lost"]
     assert (entry.event.kind, entry.event.auth.method, entry.event.auth.verified) == ("firing", "poll", True)
     assert asyncio.run(reconciler.ask("am")) == 0, "it is known now"
     assert not webhook(reconciler, "lost", fingerprint), "the webhook that comes late is the same episode"
     fires(api, "lost", ended=True)
     until(lambda: not [a for a in httpx.get(f"{api}/api/v2/alerts").json() if a["labels"]["alertname"] == "lost"])
     assert asyncio.run(reconciler.ask("am")) == 0, "away once may be a restart of the monitor"
-    assert reconciler.history.firing(entry.event.episode_key)
+    assert reconciler.episodes.history.firing(entry.event.episode_key)
     assert asyncio.run(reconciler.ask("am")) == 1
-    assert not reconciler.history.firing(entry.event.episode_key)
+    assert not reconciler.episodes.history.firing(entry.event.episode_key)
 
 
 def test_an_alert_that_was_delivered_is_not_news(api: str, reconciler: Reconciler) -> None:
     assert webhook(reconciler, "told", fires(api, "told"))
     asyncio.run(reconciler.ask("am"))
-    assert len([e for e in reconciler.history.entries() if e.event.labels["alertname"] == "told"]) == 1
+    assert len([e for e in reconciler.episodes.history.entries() if e.event.labels["alertname"] == "told"]) == 1
 
 
 def test_what_was_left_out_in_part_is_asked_for(api: str, reconciler: Reconciler) -> None:
@@ -120,14 +121,16 @@ def test_what_was_left_out_in_part_is_asked_for(api: str, reconciler: Reconciler
     events = [normalise(a, delivery, reconcile.AUTH, "x") for a in reconciler.endpoints["am"].read(body, delivery)]
     reconciler.inbox.keep(delivery, "cut", tuple(events)).result()
     asyncio.run(reconciler.ask("am"))
-    found = [e.event.truncated for e in reconciler.history.of_episode(events[0].episode_key)]
+    found = [e.event.truncated for e in reconciler.episodes.history.of_episode(events[0].episode_key)]
     assert found == [True, False]
 
 
 def test_the_watchdog_is_not_asked_for(api: str, reconciler: Reconciler) -> None:
     fires(api, "watchdog")
     asyncio.run(reconciler.ask("am"))
-    assert reconciler.history.last_seen("am", "watchdog") is None, "it says that deliveries arrive; these did not"
+    assert reconciler.episodes.history.last_seen("am", "watchdog") is None, (
+        "it says that deliveries arrive; these did not"
+    )
 
 
 def test_a_sender_that_does_not_answer_is_trouble_and_nothing_ends(api: str, reconciler: Reconciler) -> None:
@@ -138,8 +141,8 @@ def test_a_sender_that_does_not_answer_is_trouble_and_nothing_ends(api: str, rec
     for _ in range(3):
         assert asyncio.run(reconciler.ask("am")) == 0
     assert "api/v2/alerts" in reconciler.trouble["am"]
-    (entry,) = [e for e in reconciler.history.entries() if e.event.labels["alertname"] == "stays"]
-    assert reconciler.history.firing(entry.event.episode_key)
+    (entry,) = [e for e in reconciler.episodes.history.entries() if e.event.labels["alertname"] == "stays"]
+    assert reconciler.episodes.history.firing(entry.event.episode_key)
 
 
 @pytest.fixture

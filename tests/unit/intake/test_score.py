@@ -9,9 +9,8 @@ import pytest
 
 from flows.engine import places, readyfile
 from flows.intake import score
-from flows.intake.history import Shadow
 from flows.intake.redaction import without_secrets
-from flows.intake.score import Done
+from flows.intake.score import Done, Shadow
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 RULES = {"down": ("lab", "failover")}
