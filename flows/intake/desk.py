@@ -12,6 +12,7 @@ from flows.engine import launch
 from flows.engine.roles import Wish
 from flows.intake import gates, turning
 from flows.intake.decision import Decision
+from flows.intake.episodes import Episodes
 from flows.intake.event import Event
 from flows.intake.evidence import Watches
 from flows.intake.gathering import Gatherer, drilled_at, run_of
@@ -58,25 +59,31 @@ class Desk:
             lambda: self.now(), self.watches,  # noqa: PLW0108 - whoever sets another clock later sets it for both
         )  # fmt: skip
 
-    @property
-    def _writing(self) -> Inbox:
-        if self.inbox is None:
-            raise RelightError("this one only says what it would decide")
-        return self.inbox
-
     async def look(self) -> int:
         """Decide about everything that is open; how much that was. Raises Unavailable."""
         open_ = self.history.open(self.now())
         for entry in open_:
             await self.one(entry)
+        for entry in Episodes(self.history).asked():
+            await self._overdue(entry)
         return len(open_)
+
+    async def _overdue(self, entry: Entry) -> None:
+        """An approval that did not come in time is not approved; a person is paged again."""
+        found = self.rule_for(entry.event)
+        within_s = found[0].triggers.gates.approve_within if found else 0.0
+        if (self.now() - entry.event.received_at).total_seconds() <= within_s:
+            return
+        why = f"nobody approved it within {show_duration(within_s)}, so it is not approved"
+        await self._note(entry, {**(entry.decision or {}), "why": why}, "not approved")
+        self.page(entry.event, why)
 
     async def recover(self) -> None:
         """After a start of this process: runs that were proposed, and perhaps started, before the last one died."""
         for entry in self.history.proposed():
             run_id = run_of(entry.event.episode_key)
             if run_id:
-                self._writing.started(entry.id, run_id).result()
+                _writing(self).started(entry.id, run_id).result()
                 continue
             await self.one(entry)  # judged again: it may be old news by now
 
@@ -102,7 +109,7 @@ class Desk:
         document, now = decision.document(), self.now()
         if decision.outcome == "hold":
             again = now + timedelta(seconds=min(max(decision.again_s, 0.05), 60.0))
-            await asyncio.wrap_future(self._writing.hold(entry.id, document, again))
+            await asyncio.wrap_future(_writing(self).hold(entry.id, document, again))
             return
         await self._note(entry, document, decision.outcome)
         self.count(decision)
@@ -124,7 +131,7 @@ class Desk:
             )
         if again_s:
             again = self.now() + timedelta(seconds=again_s)
-            await asyncio.wrap_future(self._writing.hold(entry.id, {"why": why, "run": run_id}, again))
+            await asyncio.wrap_future(_writing(self).hold(entry.id, {"why": why, "run": run_id}, again))
         else:
             await self._note(entry, {"why": why, **({"run": run_id} if run_id else {})}, "ended")
 
@@ -152,7 +159,7 @@ class Desk:
         await self._note(entry, document, "start")
         asked = decided(request(entry.event, loaded, rule, automatic=False, operator=who), document)
         run_id = await self.start(asked)
-        await asyncio.wrap_future(self._writing.started(entry.id, run_id))
+        await asyncio.wrap_future(_writing(self).started(entry.id, run_id))
         return run_id
 
     async def _start(self, entry: Entry, asked: launch.Request) -> None:
@@ -162,11 +169,11 @@ class Desk:
             decision = {**(entry.decision or {}), "why": f"it could not be started: {e}"}
             await self._note(entry, decision, "not started")
             return
-        await asyncio.wrap_future(self._writing.started(entry.id, run_id))
+        await asyncio.wrap_future(_writing(self).started(entry.id, run_id))
         self.say(f"event {entry.id}: run {run_id}")
 
     async def _note(self, entry: Entry, decision: Mapping[str, object], outcome: str) -> None:
-        await asyncio.wrap_future(self._writing.decide(entry.id, dict(decision), outcome))
+        await asyncio.wrap_future(_writing(self).decide(entry.id, dict(decision), outcome))
         why = decision.get("why") or _against(decision)
         self.say(f"event {entry.id}: {entry.event.subject()}: {outcome}{f' ({why})' if why else ''}")
 
@@ -197,6 +204,12 @@ def request(event: Event, loaded: Loaded, rule: Rule, *, automatic: bool, operat
         operator=operator or "relight",
         cause={"episode": event.episode_key, "endpoint": event.endpoint, "rule": rule.id, "alert": event.subject()},
     )
+
+
+def _writing(desk: Desk) -> Inbox:
+    if desk.inbox is None:
+        raise RelightError("this one only says what it would decide")
+    return desk.inbox
 
 
 def rule_of(desk: Desk, entry: Entry) -> tuple[Loaded, Rule]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flows.intake.event import Event
-from flows.intake.history import History
+from flows.intake.history import Entry, History
 from flows.intake.inbox import of_its_episode
 
 
@@ -36,6 +36,12 @@ class Episodes:
                 (endpoint,),
             )
             return {key: Event.model_validate_json(text) for key, text in rows}
+
+    def asked(self) -> list[Entry]:
+        """Events that a person was asked about, and that nobody answered; oldest first."""
+        with self.history.reading() as db:
+            rows = db.execute("SELECT id FROM events WHERE outcome = 'ask' ORDER BY id").fetchall()
+        return [self.history.entry(number) for (number,) in rows]
 
     def proposing(self) -> bool:
         """A run is proposed: something is held, asked for, or about to start."""

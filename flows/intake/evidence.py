@@ -75,6 +75,8 @@ class Watches:
         key = (request.system, request.runbook, request.mode, request.wish.leave or "", ready.plan.digest)
         for old, (_, task) in list(self._going.items()):
             if task.done():
+                if not task.cancelled():
+                    task.exception()  # retrieved; a new one begins
                 del self._going[old]
         if key not in self._going:
             watch = Watch(request, ready, every_s, self._seen)

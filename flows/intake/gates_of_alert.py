@@ -13,6 +13,8 @@ from tasks.contract import Phase
 from tasks.errors import SafetyRefusal
 from tasks.quantities import show_duration
 
+FRESH_S = 30.0
+"""A look that is older says nothing about now."""
 AGAIN_S = 0.05
 """How soon evidence that is being gathered is looked at again."""
 
@@ -88,6 +90,9 @@ def quorum(asked: Asked) -> Said:
 
 def _counted(asked: Asked, evidence: Evidence) -> Said:
     last = evidence.last
+    old_s = (asked.facts.now - last.at).total_seconds()
+    if old_s > FRESH_S:
+        return _not_yet(asked, f"the system itself was looked at {show_duration(old_s)} ago, and not since")
     kinds = {"alert", *last.kinds}
     why = f"{len(kinds)} of 3 kinds of evidence ({', '.join(sorted(kinds))}), {asked.gates.quorum} are asked for"
     if last.against:

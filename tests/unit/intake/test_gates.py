@@ -208,6 +208,12 @@ def test_a_look_that_does_not_end_is_waited_for_and_then_left_to_people():
     assert decision.pages
 
 
+def test_a_look_of_long_ago_is_none():
+    old = seen(at=NOW - timedelta(seconds=31))
+    assert answers(evidence=old)[1]["quorum"].answer == "hold"
+    assert answers(evidence=seen(at=NOW - timedelta(seconds=29)))[1]["quorum"].answer == "pass"
+
+
 def test_an_alert_is_enough_only_where_somebody_said_so():
     enough = loaded(gates={"quorum": 1, "confirm": {"for": "0s", "probes": 0}})
     assert answers(loaded=enough, evidence=None)[0].outcome == "start"

@@ -393,6 +393,17 @@ def test_one_that_ends_before_anybody_approved_waits_no_longer(post, started):
     assert started.requests == []
 
 
+def test_nobody_answering_is_a_no_and_pages_again(post, started):
+    paged = []
+    started.page = lambda _event, why: paged.append(why)
+    post(body("Maybe"))
+    assert look(started)["Maybe"] == "ask"
+    started.now = lambda: datetime.now(UTC) + timedelta(minutes=16)
+    assert look(started)["Maybe"] == "not approved"
+    assert "nobody approved it within 15m" in paged[-1]
+    assert started.requests == []
+
+
 def test_everything_the_gates_said_goes_into_the_runs_first_record(post, started):
     post(body())
     look(started)
