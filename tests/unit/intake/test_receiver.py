@@ -14,7 +14,7 @@ import pytest
 
 from flows.engine import handover, killswitch, places
 from flows.intake import glass, rules, service
-from flows.intake.desk import Desk, run_of
+from flows.intake.desk import Desk, _writing, run_of
 from flows.intake.event import Unavailable
 from flows.intake.history import History
 from flows.intake.inbox import Inbox
@@ -368,7 +368,7 @@ def test_blind_until_the_watchdog_came_and_again_when_it_stays_away(post, starte
 def test_one_that_only_says_what_it_would_do_writes_nothing(folder):
     one = Desk(None, History(Path("/nowhere")), [load(folder)], None)
     with pytest.raises(RelightError):
-        _ = one._writing
+        _writing(one)
 
 
 def test_what_was_left_out_in_part_is_decided_about_when_it_is_told_whole(post, started):
