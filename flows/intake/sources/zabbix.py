@@ -1,4 +1,4 @@
-"""Zabbix, by a media type of type webhook: ``deployments/alerts/zabbix.js`` is its script.
+"""Zabbix, by a media type of type webhook: ``deployments/alerts/zabbix.yaml`` is its script.
 
 ``{EVENT.DATE}`` and ``{EVENT.TIME}`` have no zone; where ``{EVENT.TIMESTAMP}`` is not known to the server,
 ``time_zone`` says which it is. Without either an event has no age, and triggers nothing.
@@ -55,7 +55,7 @@ class Zabbix(Source):
 
     def read(self, body: Any, delivery: Delivery) -> tuple[Alert, ...]:
         if not isinstance(body, dict) or not ("value" in body or "status" in body):
-            raise Malformed("no `value` or `status`: use the script deployments/alerts/zabbix.js")
+            raise Malformed("no `value` or `status`: use the script deployments/alerts/zabbix.yaml")
         said = text(body.get("value")) or text(body.get("status"))
         kind: Kind = VALUES.get(said.lower(), "unknown")
         if text(body.get("update_status")) == "1":  # an operator wrote something, closed it, or took it on
