@@ -1,4 +1,4 @@
-"""New Relic's workflows, by a webhook destination: ``createdAt`` is when an issue began, ``updatedAt`` how fresh it is."""
+"""New Relic's workflows, by a webhook destination. ``createdAt``: when an issue began; ``updatedAt``: its freshness."""
 
 from __future__ import annotations
 

@@ -288,6 +288,8 @@ def test_what_costs_nothing_is_checked_before_anything_is_fetched(keys, topic, c
         "https://sns.eu-west-1.amazonaws.com.cn/x.pem",  # another partition than the topic's
         "https://SNS.eu-west-1.amazonaws.com/x.pem",
         "https://sns.eu-west-1.amazonaws.com\n.evil.example/x.pem",
+        "https://sns.eu-west-1.amazonaws.com/x.p\nem",
+        " https://sns.eu-west-1.amazonaws.com/x.pem",
         "https://127.0.0.1/x.pem",
         "https://[::1",
         "file:///etc/x.pem",

@@ -106,8 +106,9 @@ def test_any_url_can_ask_for_a_test(ask):
 
 def test_a_certificate_that_cannot_be_had_is_503(ask):
     at = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
-    body = {"Type": "Notification", "MessageId": "m", "TopicArn": TOPIC, "Message": "x", "Timestamp": at, "Signature": "eA==",
-            "SignatureVersion": "2", "SigningCertURL": "https://sns.eu-west-1.amazonaws.com/x.pem"}  # fmt: skip
+    body = {"Type": "Notification", "MessageId": "m", "TopicArn": TOPIC, "Message": "x", "Timestamp": at,
+            "Signature": "eA==", "SignatureVersion": "2",
+            "SigningCertURL": "https://sns.eu-west-1.amazonaws.com/x.pem"}  # fmt: skip
     said = ask("/alerts/sns", body)
     assert (said.status_code, said.headers["retry-after"]) == (503, "30")
     assert ask("/alerts/sns", {**body, "TopicArn": "another"}).status_code == 403
