@@ -233,7 +233,7 @@ def of_its_episode(db: sqlite3.Connection, event: Event) -> Event:
     """``event``, under the key of the episode that is known already where another way of telling wrote its start in
     other words: a sender's webhook in nanoseconds, its API in milliseconds.
     """
-    if event.kind == "resolved" and getattr(event, "closes", "episode") == "fingerprint":
+    if event.kind == "resolved" and event.closes == "fingerprint":
         row = db.execute(  # its sender does not say which one ended: the newest, and every earlier one
             "SELECT key FROM episodes WHERE endpoint = ? AND fingerprint = ? AND closed_at IS NULL"
             " AND fired_at IS NOT NULL ORDER BY fired_at DESC LIMIT 1",
@@ -260,7 +260,7 @@ def _episode(db: sqlite3.Connection, event: Event, now: str) -> bool:
     fired, closed = row or (None, None)
     fires = event.kind == "firing" and fired is None and closed is None
     closes = event.kind == "resolved" and closed is None
-    if event.kind == "resolved" and getattr(event, "closes", "episode") == "fingerprint":
+    if event.kind == "resolved" and event.closes == "fingerprint":
         db.execute(
             "UPDATE episodes SET closed_at = ? WHERE endpoint = ? AND fingerprint = ? AND key != ?"
             " AND closed_at IS NULL",

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import boto3
 import httpx
@@ -179,10 +178,14 @@ def test_alarms_that_would_have_told_a_topic_of_ours(moto: str) -> None:
             ComparisonOperator="LessThanThreshold", Statistic="Minimum", AlarmActions=[action],
         )  # fmt: skip
         client.set_alarm_state(AlarmName=name, StateValue=state, StateReason="a test")
-    source = SimpleNamespace(settings=SimpleNamespace(source="sns", topics=(topic,)))
-    (body,) = asyncio.run(reconcile.cloudwatch(source))  # type: ignore[arg-type]
+    cls = known()["sns"]
+    source = cls(cls.Settings(source="sns", topics=(topic,)))
+    assert reconcile.polled(source)
+    (body,) = asyncio.run(reconcile.cloudwatch(source))
     message = json.loads(body["Message"])
     assert (body["Type"], body["TopicArn"]) == ("Notification", topic)
     assert (message["AlarmName"], message["NewStateValue"], message["Region"]) == ("down", "ALARM", "eu-west-1")
     assert message["AlarmArn"].endswith(":alarm:down")
+    (alert,) = source.read(body, Delivery("aws", json.dumps(body).encode(), datetime.now(UTC)))
+    assert (alert.kind, alert.labels["alarm"], alert.trigger) == ("firing", "down", True)
     assert abs((datetime.now(UTC) - datetime.fromisoformat(message["StateChangeTime"])).total_seconds()) < 120
