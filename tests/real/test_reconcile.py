@@ -187,5 +187,5 @@ def test_alarms_that_would_have_told_a_topic_of_ours(moto: str) -> None:
     assert (message["AlarmName"], message["NewStateValue"], message["Region"]) == ("down", "ALARM", "eu-west-1")
     assert message["AlarmArn"].endswith(":alarm:down")
     (alert,) = source.read(body, Delivery("aws", json.dumps(body).encode(), datetime.now(UTC)))
-    assert (alert.kind, alert.labels["alarm"], alert.trigger) == ("firing", "down", True)
+    assert (alert.kind, alert.labels["alertname"], alert.trigger) == ("firing", "down", True)
     assert abs((datetime.now(UTC) - datetime.fromisoformat(message["StateChangeTime"])).total_seconds()) < 120
