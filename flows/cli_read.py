@@ -11,7 +11,20 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.engine import alive, eventloop, journal, launch, outlook, places, preview, report, roles, supervisor, view
+from flows.engine import (
+    alive,
+    eventloop,
+    journal,
+    launch,
+    outlook,
+    places,
+    preview,
+    readyfile,
+    report,
+    roles,
+    supervisor,
+    view,
+)  # fmt: skip
 from flows.engine import validate as validation
 from flows.engine.findings import InvalidFiles
 from flows.engine.state import FINISHED, RunState, fold
@@ -256,6 +269,7 @@ def ready(
     """
     checked, found, previews = eventloop.run(preview.observe(launch.Request(system_name, name, mode)))
     reasons = preview.unready(previews)
+    readyfile.note(checked.plan.system, checked.plan.runbook, mode, reasons, datetime.now(UTC))
     if as_json:
         _print_json({"ready": not reasons, "reasons": reasons, **plan_json(checked, found, previews)})
     else:

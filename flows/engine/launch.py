@@ -43,7 +43,7 @@ class Request:
         waivers: name of a safety rule -> who waives it and why; recorded.
         incident_started_at, detected_at: where known (an alert, a drill); default is the start of the run.
         automatic: an alert or a schedule asks, not a person: the gates of ``safety`` count.
-        cause: what made it be asked for, where something did (the alert's episode, say); recorded.
+        cause: what made it be asked for, where something did (the alert's episode, and what every gate said); recorded.
         prefect_flow_run_id: the flow run that asked, where one did: tried again there, the run is resumed.
     """
 
@@ -57,7 +57,7 @@ class Request:
     trigger: str = "cli"
     operator: str = ""
     automatic: bool = False
-    cause: Mapping[str, str] = field(default_factory=dict)
+    cause: Mapping[str, Any] = field(default_factory=dict)
     prefect_flow_run_id: str = ""
 
 
@@ -145,13 +145,14 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
     begun = clock.utc()
     ready = ground.prepare(request.system, request.runbook, request.mode)
     async with ground.providers(ready, clock) as components:
-        killswitch.check()
+        killswitch.check(ready.plan.system)
         run_id = new_run_id(begun, request)
         policy = ready.loaded.system.safety
         asked = leasing.Asked(
             ready.plan.system, run_id, clock, policy, request.automatic, 0, ground.elapsed, heard.waiting, ground.held
         )
         async with leasing.turn(asked, components) as turn:
+            turn.lease.check()
             if request.automatic:
                 safety.cool_down(policy, ready.plan.system, turn.lease.last, request.waivers, clock.utc())
                 safety.velocity(policy.velocity, ready.plan.system, run_id, clock.utc())
@@ -182,7 +183,7 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
             f" them back ({head['files']['runbook']}, {head['files']['system']}) or start a new run."
         )
     async with ground.providers(ready, clock) as components:
-        killswitch.check()
+        killswitch.check(ready.plan.system)
         asked = leasing.Asked(
             ready.plan.system, folder.name, clock, ready.loaded.system.safety, head.get("automatic", False),
             head["epoch"], ground.elapsed, heard.waiting, ground.held,
@@ -258,7 +259,7 @@ class Live:
 
 def _run(ready: Ready, info: RunInfo, roles: Roles, live: Live) -> Run:
     def allowed() -> None:
-        killswitch.check()
+        killswitch.check(ready.plan.system)
         live.lease.check()
 
     def holds() -> None:
