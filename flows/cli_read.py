@@ -18,7 +18,7 @@ from flows.engine.state import FINISHED, RunState, fold
 from flows.intake import rules
 from tasks import catalog
 from tasks.contract import Mode, Undoable
-from tasks.errors import RelightError
+from tasks.errors import BadInput, RelightError
 from tasks.secrets import redact
 
 app = typer.Typer()
@@ -33,7 +33,21 @@ ModeOption = Annotated[Mode, typer.Option("--mode", help="forced: the site faile
 FromOption = Annotated[str | None, typer.Option("--from", help="The site to leave, if it cannot be told.")]
 ToOption = Annotated[str | None, typer.Option("--to", help="The site to go to, where there are several.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+VarOption = Annotated[
+    list[str] | None, typer.Option("--var", help="NAME=VALUE: another value of one of the runbook's vars.")
+]
 RunArgument = Annotated[str, typer.Argument(help="A run id, or `last`.")]
+
+
+def read_vars(asked: list[str] | None) -> dict[str, str]:
+    """``--var NAME=VALUE`` as given. Raises BadInput."""
+    found: dict[str, str] = {}
+    for one in asked or []:
+        name, equals, value = one.partition("=")
+        if not name or not equals:
+            raise BadInput(f"--var {one!r}: expected NAME=VALUE, for example approvals=1")
+        found[name] = value
+    return found
 
 
 def _print_json(value: Any) -> None:
@@ -70,13 +84,14 @@ def plan(
     mode: ModeOption = "forced",
     leave: FromOption = None,
     to: ToOption = None,
+    variables: VarOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Observe every step against the live system and say what would be done. Changes nothing.
 
     Example: `relight plan failover --system lab`
     """
-    request = launch.Request(system_name, name, mode, roles.Wish(leave, to))
+    request = launch.Request(system_name, name, mode, roles.Wish(leave, to), vars=read_vars(variables))
     ready, found, previews = eventloop.run(preview.observe(request))
     if as_json:
         _print_json(plan_json(ready, found, previews))
@@ -248,13 +263,15 @@ def ready(
     system_name: SystemOption,
     name: Annotated[str, typer.Argument(metavar="RUNBOOK", help="The runbook that would have to work.")] = "failover",
     mode: ModeOption = "graceful",
+    variables: VarOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Observe every step against the live system: would it work now? Exit 1 if not, with the reasons.
 
     Example: `relight ready --system lab`
     """
-    checked, found, previews = eventloop.run(preview.observe(launch.Request(system_name, name, mode)))
+    request = launch.Request(system_name, name, mode, vars=read_vars(variables))
+    checked, found, previews = eventloop.run(preview.observe(request))
     reasons = preview.unready(previews)
     if as_json:
         _print_json({"ready": not reasons, "reasons": reasons, **plan_json(checked, found, previews)})

@@ -62,6 +62,8 @@ class RunState:
     aborted: str = ""
     """Who asked that the run goes back, and why."""
     ended: Verdict | None = None
+    noted: set[tuple[object, ...]] = field(default_factory=set)
+    """Answers of people and what was made of them: they are not noted twice."""
 
     @property
     def going_back(self) -> bool:
@@ -110,6 +112,8 @@ def advance(state: RunState, record: Record) -> None:
         state.undoing = True
     elif kind == "abort_requested":
         state.aborted = f"by {record['by']}: {record['why']}"
+    elif kind == "approval":
+        state.noted.add((record["step"], record["digest"], record["counted"], record["against"]))
     elif kind in ("intent", "attempt_failed", "outcome"):
         _advance_step(state, state.of(record["step"]), record)
 
@@ -199,17 +203,23 @@ def decide(plan: Plan, state: RunState, running: Iterable[str] = ()) -> Decision
 def reopened(plan: Plan, state: RunState) -> list[str]:
     """Checks to ask again when a run is taken up: what they said may be long ago.
 
-    Those that are done, and that a changing step which has not ended well needs directly, on the way to a point of no
-    return that was not begun: before a fence it is asked again whether the primary is down at all. Behind the fence it
-    is not: it is down because of it.
+    Those that are done, and that a changing step which has not ended well needs directly, or through other checks, on
+    the way to a point of no return that was not begun: before a fence it is asked again whether the primary is down at
+    all, and whether people still say yes. Behind the fence it is not: it is down because of it.
     """
     if state.going_back:
         return []
     ahead = [s.id for s in plan.steps if s.irreversible and not state.of(s.id).intent]
     leads = {i for point in ahead for i in (point, *plan.ancestors(point))}
     asking = [s for s in plan.steps if s.id in leads and not s.action.read_only and state.of(s.id).outcome not in GOOD]
-    needed = {n for s in asking for n in s.needs}
-    return [s.id for s in plan.steps if s.id in needed and s.action.read_only and state.of(s.id).outcome in GOOD]
+    needed: set[str] = set()
+    todo = [n for s in asking for n in s.needs]
+    while todo:
+        one = plan.by_id[todo.pop()]
+        if one.id not in needed and one.action.read_only:
+            needed.add(one.id)
+            todo.extend(one.needs)
+    return [s.id for s in plan.steps if s.id in needed and state.of(s.id).outcome in GOOD]
 
 
 def undoable(plan: Plan, state: RunState) -> tuple[tuple[PlannedStep, ...], tuple[PlannedStep, ...]]:
