@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,21 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.engine import alive, eventloop, journal, launch, outlook, places, preview, report, roles, supervisor, view
+from flows.cli_approve import show as open_approvals
+from flows.engine import (
+    alive,
+    asking,
+    eventloop,
+    journal,
+    launch,
+    outlook,
+    places,
+    preview,
+    report,
+    roles,
+    supervisor,
+    view,
+)
 from flows.engine import validate as validation
 from flows.engine.findings import InvalidFiles
 from flows.engine.state import FINISHED, RunState, fold
@@ -156,11 +171,14 @@ def status(
     if as_json:
         now, why = _now(records, state) if look else ([], "not looked at")
         seen = {"engine_alive": lives, "now": [_seen_json(p) for p in now], "now_unknown": why}
+        seen["approvals"] = [asdict(a) for a in asking.open_now(records)]
         _print_json({**json.loads(result.to_json()), **seen, "outlook": ahead.model_dump()})
         return
     out.print(view.report_view(result))
     if state.ended is None:
         out.print(Text(_engine(folder, lives=lives), "bold"))
+    for line in open_approvals(records, folder.name, datetime.now(UTC)):
+        out.print(line, soft_wrap=True)
     out.print(view.outlook_view(result, ahead))
     if look:
         out.print(view.now_view(*_now(records, state)))

@@ -94,28 +94,33 @@ def advance(state: RunState, record: Record) -> None:
     """Apply one record. Types that say nothing about steps are passed over."""
     kind = record["type"]
     if kind == "run_resumed":
-        state.ended = None
-        # what failed, or never came to run because of it, gets another chance; what is true stays. A run that went
-        # back goes on going back: it is the undo that gets another chance.
-        for step in state.steps.values():
-            step.perhaps = step.perhaps or (step.in_flight and step.uncertain)
-            if step.outcome == "undo_failed":
-                step.undo_tried = False
-            elif step.outcome in ("failed", "skipped", "unknown") and not state.going_back:
-                step.outcome = None
-        for step_id in record.get("reopened", ()):
-            state.of(step_id).outcome = None
-        state.order = [i for i in state.order if state.steps[i].outcome is not None]
+        _taken_up(state, record)
     elif kind == "run_ended":
         state.ended = record["verdict"]
     elif kind == "undo_started":
         state.undoing = True
     elif kind == "abort_requested":
         state.aborted = f"by {record['by']}: {record['why']}"
-    elif kind == "approval":
-        state.noted.add((record["step"], record["digest"], record["counted"], record["against"]))
     elif kind in ("intent", "attempt_failed", "outcome"):
         _advance_step(state, state.of(record["step"]), record)
+    elif kind == "approval":
+        state.noted.add((record["step"], record["digest"], record["counted"], record["against"]))
+
+
+def _taken_up(state: RunState, record: Record) -> None:
+    """What failed, or never came to run because of it, gets another chance; what is true stays. A run that went back
+    goes on going back: it is the undo that gets another chance.
+    """
+    state.ended = None
+    for step in state.steps.values():
+        step.perhaps = step.perhaps or (step.in_flight and step.uncertain)
+        if step.outcome == "undo_failed":
+            step.undo_tried = False
+        elif step.outcome in ("failed", "skipped", "unknown") and not state.going_back:
+            step.outcome = None
+    for step_id in record.get("reopened", ()):
+        state.of(step_id).outcome = None
+    state.order = [i for i in state.order if state.steps[i].outcome is not None]
 
 
 def _advance_step(state: RunState, step: StepState, record: Record) -> None:

@@ -83,7 +83,7 @@ async def _judge(question: Question, said: Said, secret: Callable[[str], Awaitab
     except (Rejected, ValidationError) as e:
         why = str(e) if isinstance(e, Rejected) else "it cannot be read"
         return _against(said, "unknown", "unknown", why)
-    against = _misplaced(question, words, said) or await _forged(question, words, said, secret)
+    against = _misplaced(question, words, said) or await _forged(words, said, secret)
     if not against and said.heard_at >= datetime.fromtimestamp(words.expires, UTC):
         at = datetime.fromtimestamp(words.expires, UTC)
         against = f"it expired at {at:%H:%M:%S} UTC, and was seen at {said.heard_at:%H:%M:%S}; answer anew"
@@ -102,7 +102,7 @@ def _misplaced(question: Question, words: Words, said: Said) -> str:
     return ""
 
 
-async def _forged(question: Question, words: Words, said: Said, secret: Callable[[str], Awaitable[SecretStr]]) -> str:
+async def _forged(words: Words, said: Said, secret: Callable[[str], Awaitable[SecretStr]]) -> str:
     if not said.token:
         return ""
     try:

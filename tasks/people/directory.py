@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -11,6 +11,10 @@ from tasks.errors import BadInput
 from tasks.people.protocol import Approver, Event, Subscription
 from tasks.quantities import Duration
 from tasks.secrets import SecretRef, resolve
+
+
+LOCAL = ("env", "file")
+"""Schemes that are read at once; the others ask a service."""
 
 
 class ApproverSettings(BaseModel):
@@ -58,6 +62,7 @@ class FileDirectory:
 
     def __init__(self, settings: DirectorySettings, around: Surroundings) -> None:
         self._settings, self._component = settings, around.component
+        self._fetched: dict[str, SecretStr] = {}
 
     def approvers(self) -> tuple[Approver, ...]:
         return tuple(Approver(name, one.groups) for name, one in self._settings.approvers.items())
@@ -67,7 +72,11 @@ class FileDirectory:
 
     async def secret(self, name: str) -> SecretStr:
         reference = self.reference(name)
-        return await in_thread(lambda: resolve(reference))
+        if reference.partition(":")[0] in LOCAL:
+            return resolve(reference)
+        if name not in self._fetched:  # it is asked for several times a second while a step waits
+            self._fetched[name] = await in_thread(lambda: resolve(reference))
+        return self._fetched[name]
 
     def reference(self, name: str) -> str:
         """Where the secret of ``name`` is. Raises BadInput."""
