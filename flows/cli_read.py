@@ -19,6 +19,7 @@ from flows.engine import (
     eventloop,
     journal,
     launch,
+    notify,
     outlook,
     places,
     preview,
@@ -171,6 +172,7 @@ def status(
     if as_json:
         now, why = _now(records, state) if look else ([], "not looked at")
         seen = {"engine_alive": lives, "now": [_seen_json(p) for p in now], "now_unknown": why}
+        seen["notifications"] = notify.sent(folder)
         seen["approvals"] = [asdict(a) for a in asking.open_now(records)]
         _print_json({**json.loads(result.to_json()), **seen, "outlook": ahead.model_dump()})
         return
@@ -180,6 +182,9 @@ def status(
     for line in open_approvals(records, folder.name, datetime.now(UTC)):
         out.print(line, soft_wrap=True)
     out.print(view.outlook_view(result, ahead))
+    for one in notify.sent(folder):
+        if not one["ok"]:
+            out.print(f"not told: {one['event']} to {one['to']}: {one['why']}", style="yellow", soft_wrap=True)
     if look:
         out.print(view.now_view(*_now(records, state)))
 

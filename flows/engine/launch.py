@@ -17,7 +17,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flows.engine import abort, alive, approvals, check, killswitch, leasing, places, report, runbook, safety, system
+from flows.engine import (
+    abort,
+    alive,
+    approvals,
+    check,
+    killswitch,
+    leasing,
+    notify,
+    places,
+    report,
+    runbook,
+    safety,
+    system,
+)
 from flows.engine import lease as leases
 from flows.engine.findings import Finding
 from flows.engine.journal import FileJournal, Record, of_type, read
@@ -30,7 +43,7 @@ from flows.engine.runner import Runner
 from flows.engine.state import FINISHED, fold, reopened
 from flows.engine.stepping import Ask
 from tasks.clock import Clock, LoopClock
-from tasks.contract import Mode, RunInfo
+from tasks.contract import Mode, RunInfo, in_thread
 from tasks.errors import BadInput, LeaseHeld, RelightError
 from tasks.network import Network, Sockets
 
@@ -167,7 +180,7 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
             with contextlib.closing(journal), alive.hold(folder):
                 runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
                 runner.record("run_started", **_header(ready, request, roles, info, begun))
-                return await _go(runner, folder, heard)
+                return await _go(runner, folder, heard, components)
 
 
 async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground | None = None) -> report.Report:
@@ -213,7 +226,7 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
                     torn_bytes=len(journal.torn),
                     reopened=reopened(ready.plan, runner.state),
                 )
-                return await _go(runner, folder, heard)
+                return await _go(runner, folder, heard, components)
 
 
 def _resumable(run_id: str, records: tuple[Record, ...]) -> Record:
@@ -227,9 +240,12 @@ def _resumable(run_id: str, records: tuple[Record, ...]) -> Record:
     return head
 
 
-async def _go(runner: Runner, folder: Path, heard: Listeners) -> report.Report:
+async def _go(runner: Runner, folder: Path, heard: Listeners, components: Components) -> report.Report:
     heard.started(runner, folder)
+    telling = notify.follow(folder, components)
     await runner.go()
+    if telling is not None:  # a run of a moment: whoever tells of it must have been started
+        await in_thread(lambda: telling.join(notify.SPAWN_S))
     return write_report(folder)
 
 

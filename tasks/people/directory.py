@@ -12,7 +12,6 @@ from tasks.people.protocol import Approver, Event, Subscription
 from tasks.quantities import Duration
 from tasks.secrets import SecretRef, resolve
 
-
 LOCAL = ("env", "file")
 """Schemes that are read at once; the others ask a service."""
 

@@ -91,7 +91,7 @@ class Asked:
         return self.kit.play(self.plan, self.kit.World(), journal, **options)
 
 
-def noted(played, counted):
+def noted(played, *, counted):
     return [(r["by"], r["against"]) for r in played.records if r["type"] == "approval" and r["counted"] is counted]
 
 
@@ -123,7 +123,7 @@ def test_enough_different_people_say_yes_and_it_goes_on_within_half_a_second(kit
 def test_the_same_person_twice_is_one_person(kit, tmp_path):
     played = Asked(kit, tmp_path, at_least=2).says(1, "alice").says(2, "alice").says(9, "carol").play()
     assert (played.verdict, played.took_s > 8.9) == ("succeeded", True)
-    assert noted(played, False) == [("alice", "alice has answered already; one answer a person")]
+    assert noted(played, counted=False) == [("alice", "alice has answered already; one answer a person")]
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_the_same_person_twice_is_one_person(kit, tmp_path):
 def test_what_does_not_count_is_refused_with_its_reason_and_recorded_once(kit, tmp_path, name, more, says):
     played = Asked(kit, tmp_path, at_least=1, who=["dba"], timeout_s=20).says(1, name, **more).play()
     assert (played.verdict, played.outcome("ask")) == ("refused", "failed")
-    assert noted(played, True) == []
-    ((_, against),) = noted(played, False)
+    assert noted(played, counted=True) == []
+    ((_, against),) = noted(played, counted=False)
     assert says in against
     assert not {"effect", "last"} & played.world.true
 
@@ -192,7 +192,7 @@ def test_a_killed_engine_sees_what_was_said_meanwhile(kit, tmp_path):
         again = Asked(kit, folder, at_least=2).play(kit.Journal(first.records), anchor=later)
         assert (again.verdict, again.took_s < 0.5) == ("succeeded", True), again.state.of("ask").error
         assert objectives.phases(again.records)["approve_s"] == pytest.approx(40, abs=0.5)  # from the first asking on
-        assert sorted(n for n, _ in noted(again, True)) == ["alice", "bob"]
+        assert sorted(n for n, _ in noted(again, counted=True)) == ["alice", "bob"]
 
 
 def test_an_answer_that_is_old_when_the_run_is_taken_up_is_asked_for_again(kit, tmp_path):
@@ -201,7 +201,7 @@ def test_an_answer_that_is_old_when_the_run_is_taken_up_is_asked_for_again(kit, 
     later = kit.EPOCH + timedelta(hours=1)
     again = Asked(kit, tmp_path, at_least=1).says(5, "bob").play(kit.Journal(first.records), anchor=later)
     assert (again.verdict, again.took_s > 4.9) == ("succeeded", True)
-    assert "it expired" in dict(noted(again, False))["alice"]
+    assert "it expired" in dict(noted(again, counted=False))["alice"]
     assert len(wanted(again)) == 2
 
 
