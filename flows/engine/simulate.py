@@ -247,15 +247,7 @@ class Play:
     def _seen(self, process: Process, run_id: str, record: Record) -> None:
         self.rules.seen(process, run_id, record)
         if record["type"] == "approval_wanted":
-            self.beside.append(asyncio.create_task(self._people(run_id, record)))
-
-    async def _people(self, run_id: str, record: Record) -> None:
-        """Those who are asked say yes after a while, whoever lives by then."""
-        await asyncio.sleep(ANSWER_S)
-        folder, step = Path(os.environ["RELIGHT_STATE"]) / "runs" / run_id, record["step"]
-        for name in record["who"][: record["at_least"]]:
-            wish = Wish(run_id, step, "approve", name, self.world.utc() + FOR)
-            approvals.hand_in(folder, step, {"token": mint(wish, secret_of(name))}, "cli")
+            self.beside.append(asyncio.create_task(answered(run_id, record, self.world)))
 
     def _return(self) -> None:
         self.case.scenario.returns(self.world)
@@ -293,6 +285,15 @@ class Play:
                 await going
 
         self.beside.append(asyncio.create_task(other()))
+
+
+async def answered(run_id: str, record: Record, world: World) -> None:
+    """Those who are asked say yes after a while, whoever lives by then."""
+    await asyncio.sleep(ANSWER_S)
+    folder, step = Path(os.environ["RELIGHT_STATE"]) / "runs" / run_id, record["step"]
+    for name in record["who"][: record["at_least"]]:
+        wish = Wish(run_id, step, "approve", name, world.utc() + FOR)
+        approvals.hand_in(folder, step, {"token": mint(wish, secret_of(name))}, "cli")
 
 
 @contextlib.contextmanager
