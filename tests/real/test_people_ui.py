@@ -9,17 +9,24 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from asking_toy import ADDRESS, Toy, until
 
+from flows.approval import answer_of, form
+from flows.drill import DrillOptions
 from flows.engine import windowfile
+from flows.engine.asking import Asking
+from flows.failover import FailoverOptions
+from tasks import tokens
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 
@@ -168,3 +175,27 @@ def test_a_name_alone_counts_where_the_directory_says_so_and_a_no_refuses(toy: S
     assert (code, report["verdict"]) == (3, "refused")
     assert "carol said no: it is the switch" in report["reason"]
     until(lambda: toy.shown_as() == "FAILED", 60)
+
+
+def test_the_forms_of_the_flows_set_the_variable_and_zero_leaves_it() -> None:
+    assert FailoverOptions(approvals=2).request("prefect").vars == {"approvals": "2"}
+    assert FailoverOptions().request("prefect").vars == {}
+    head = {"files": {"system": "s", "runbook": "r"}, "mode": "forced", "roles": {}, "waivers": {}}
+    assert FailoverOptions.of_head(head).approvals == 0
+    assert FailoverOptions.of_head({**head, "vars": {"approvals": "3"}}).approvals == 3
+    assert DrillOptions().approvals == 0
+
+
+def test_a_form_whose_parts_contradict_each_other_is_no_answer() -> None:
+    now = datetime.now(UTC)
+    found = Asking(
+        "approve", 1, ("alice", "bob"), ui=False, asked_at=now.isoformat(), until=now.isoformat(), figures={}
+    )
+    wish = tokens.Wish("run-1", "approve", "approve", "alice", now + timedelta(minutes=1))
+    token = tokens.mint(wish, SecretStr("a secret of alice"))
+    shown = form(found)
+    good = shown(decision="approve", name="alice", token=token)
+    assert answer_of("run-1", found, good, now) == ({"token": token}, "")
+    for other in ({"decision": "reject"}, {"name": "bob"}):
+        _, why = answer_of("run-1", found, good.model_copy(update=other), now)
+        assert why.startswith("the token says approve by alice, the form")
