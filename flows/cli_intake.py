@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import getpass
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +17,8 @@ from flows.intake import body, rules, service
 from flows.intake.desk import Desk
 from flows.intake.event import Auth, Delivery, Event, Refused, normalise
 from flows.intake.history import Entry, History, stored
-from flows.intake.inbox import FILE, Inbox
+from flows.intake.inbox import FILE
 from flows.intake.rules import Loaded
-from flows.intake.warm import Warm
 from tasks.errors import BadInput, LeaseHeld
 
 app = typer.Typer()
@@ -201,40 +198,3 @@ def _print_decision(decision: dict[str, Any] | None) -> None:
         line = Text.assemble(f"  {number:>2} {g['gate']:<13} ", (f"{g['answer']:<15}", colours[g["answer"]]), g["why"])
         out.print(line, soft_wrap=True)
     out.print(Text(f"  all in all: {decision['answer']}; outcome: {decision['outcome']}", "bold"))
-
-
-@app.command()
-def approve(
-    event_id: Annotated[int, typer.Argument(metavar="EVENT", help="See relight inbox list.")],
-    who: Annotated[str, typer.Option("--who", help="Who says yes; default: the user of this terminal.")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Say yes to a run that waits for a person, and start it. Needs no Prefect server.
-
-    The gates are asked again first; what they refuse or hold, an approval does not pass.
-
-    Example: `relight approve 12 --who "J. Doe"`
-    """
-    history = known_history()
-    entry = history.entry(event_id)
-    if entry.outcome != "ask":
-        raise BadInput(f"event {event_id} does not wait for an approval: its outcome is {entry.outcome or 'open'}")
-    approver = who or getpass.getuser()
-    run_id = eventloop.run(_approved(entry, history, approver))
-    if as_json:
-        print(json.dumps({"event": event_id, "run_id": run_id, "approved_by": approver}))
-    else:
-        out.print(f"{approver} approved; run {run_id}. Look at it: relight status {run_id}", soft_wrap=True)
-
-
-async def _approved(entry: Entry, history: History, approver: str) -> str:
-    loaded = rules.load_all()
-    inbox = Inbox(history.file)
-    warm = Warm(lambda text: out.print(text, soft_wrap=True))
-    one = Desk(inbox, history, loaded, warm.start)
-    try:
-        return await one.approved(entry, approver)
-    finally:
-        await asyncio.shield(warm.close())
-        await one.watches.aclose()
-        inbox.close()

@@ -31,7 +31,7 @@ class Preview:
 
 async def observe(request: Request) -> tuple[Ready, Roles, list[Preview]]:
     """Observe every step against the live system and change nothing: no lease, no journal, no file."""
-    ready = prepare(request.system, request.runbook, request.mode)
+    ready = prepare(request.system, request.runbook, request.mode, request.vars)
     ground = Ground()
     clock = ground.clock()
     async with ground.providers(ready, clock) as components:
@@ -69,7 +69,7 @@ class Glance:
 
 async def observe_run(head: Record, state: RunState) -> list[Preview]:
     """What is true now of each step of a run, given its first record. Changes nothing. Raises BadInput."""
-    ready = prepare(head["files"]["system"], head["files"]["runbook"], head["mode"])
+    ready = prepare(head["files"]["system"], head["files"]["runbook"], head["mode"], head.get("vars", {}))
     request = Request(head["system"], head["runbook"], head["mode"], waivers=head["waivers"])
     ground = Ground()
     clock = ground.clock()

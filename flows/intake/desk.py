@@ -115,6 +115,9 @@ class Desk:
         self.count(decision)
         for why in decision.pages if decision.outcome != "shadow" else ():
             self.page(entry.event, why)
+        if decision.outcome == "ask":
+            why = f"a run of {rule.run} waits for a person: relight inbox show {entry.id}, relight approve {entry.id}"
+            self.page(entry.event, why)
         if decision.outcome == "start":
             await self._start(entry, decided(request(entry.event, loaded, rule, automatic=True), document))
 

@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from flows.engine import places
+from flows.engine import notify, places
 from flows.intake import gates, rules, source
 from flows.intake.desk import Desk
 from flows.intake.episodes import Episodes
@@ -128,6 +128,9 @@ class Working:
 
     def _page(self, event: Event, why: str) -> None:
         self._say(f"PAGE: {event.subject()}: {why}")
+        found = self.desk.rule_for(event) if self.desk is not None else None
+        if found is not None:
+            notify.alert(found[0].folder, event.subject(), why)
 
     async def _safely(self, work: Callable[[], Any]) -> None:
         try:
