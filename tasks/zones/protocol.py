@@ -5,15 +5,50 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from tasks.zones import _routing as routing
+
 
 @dataclass(frozen=True)
 class RRset:
-    """A record set: ``name`` absolute with trailing dot, ``ttl`` seconds, ``values`` in presentation form, sorted."""
+    """A record set: ``name`` absolute with trailing dot, ``ttl`` seconds, ``values`` in presentation form, sorted.
+
+    Where a provider has more than values (aliases, weights, failover), each value describes one of its record sets: see
+    ``tasks.zones._routing``. ``ttl`` is then how long a cache may hold any of it.
+    """
 
     name: str
     rdtype: str
     ttl: int
     values: tuple[str, ...]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The addresses, or the names of other things, that clients are led to; for plain values, those."""
+        return routing.targets(self.values)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server answers where a record set is in.
+
+    Attributes:
+        any_of: sorted values, one of which is the whole answer.
+        ttl: of an authoritative answer; None where it is not the record set's own (an alias has that of its target).
+        part: an answer may be some of the values only (a load balancer gives some of its addresses at a time).
+    """
+
+    any_of: tuple[tuple[str, ...], ...]
+    ttl: int | None
+    part: bool = False
+
+    def fits(self, values: tuple[str, ...]) -> bool:
+        """``values`` of an answer are what was expected."""
+        if self.part:
+            return any(set(values) & set(each) for each in self.any_of)
+        return values in self.any_of
+
+    def __str__(self) -> str:
+        return " or ".join(" ".join(each) for each in self.any_of) or "nothing"
 
 
 @dataclass(frozen=True)
@@ -23,7 +58,8 @@ class Owned:
     rrset: RRset | None
     epoch: int | None
     """None: no epoch record yet."""
-    serial: int
+    serial: int | None
+    """None where a change does not move it (Route 53)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +83,7 @@ class Access:
     primary: str
     mname: str
     """The primary as the zone itself names it (SOA MNAME); may differ where the primary is hidden."""
-    serial: int
+    serial: int | None
     skew_s: float
     """The primary's clock minus ours, as signed in its answer; whole seconds on the wire."""
     warnings: tuple[str, ...] = ()
@@ -84,6 +120,22 @@ class Zone(Protocol):
         newer than ``epoch``, Rejected for TSIG or policy, EffectUnknown when the reply was lost, Unreachable.
         Raises BadInput for an empty ``new`` and for names or types that the settings do not allow.
         """
+        ...
+
+    async def in_sync(self, name: str, within_s: float) -> None:
+        """Return when every authoritative server has what this process last swapped in at ``name``.
+
+        Only what the provider can be asked about: at once where servers are simply asked (``ask``), or where nothing
+        was changed. Raises NotYet after ``within_s``, Unreachable.
+        """
+        ...
+
+    async def served(self, rrset: RRset) -> Served:
+        """What clients get where ``rrset`` is in; what is behind an alias is looked up now. Raises Unreachable."""
+        ...
+
+    def control_plane(self) -> str:
+        """What a change goes through besides the zone's own servers, for people; empty where there is nothing."""
         ...
 
     async def check_access(self, name: str, rdtype: str) -> Access:
