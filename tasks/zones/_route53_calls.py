@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -18,27 +20,28 @@ from tasks.errors import NotYet, Rejected
 from tasks.zones._route53_settings import ZoneSettings
 
 T = TypeVar("T")
-_NEXT: dict[tuple[str, float], float] = {}
-"""(account, requests a second) -> ``monotonic()`` before which its bucket holds nothing; for the whole process."""
+WINDOW_S = 1.1
+"""In which so many requests may go out: a second, and what their ways to Route 53 may differ by."""
+_SENT: dict[tuple[str, int], deque[float]] = {}
+"""(account, requests a second) -> ``monotonic()`` of as many latest turns of this process, some still to come."""
 
 
 class Pace:
-    """A token bucket: so many requests a second, and as many at once after a pause.
+    """No more than so many requests in any second; the first few at once.
 
     Route 53 takes five requests a second from one account, whoever makes them (developer guide, *Quotas*).
     """
 
-    def __init__(self, clock: Clock, account: str, per_s: float) -> None:
-        self._clock, self._key, self._per_s = clock, (account, per_s), per_s
+    def __init__(self, clock: Clock, account: str, per_s: int) -> None:
+        self._clock, self._sent = clock, _SENT.setdefault((account, per_s), deque(maxlen=per_s))
 
     async def turn(self) -> None:
         """Return when a request may be sent. No await between look and note: nobody else gets the same turn."""
-        now = self._clock.monotonic()
-        full_at = max(_NEXT.get(self._key, now), now)
-        _NEXT[self._key] = full_at + 1 / self._per_s
-        wait_s = full_at - now - (self._per_s - 1) / self._per_s
-        if wait_s > 0:
-            await self._clock.sleep(wait_s)
+        now, sent = self._clock.monotonic(), self._sent
+        at = max(now, sent[0] + WINDOW_S) if len(sent) == sent.maxlen else now
+        sent.append(at)
+        if at > now:
+            await self._clock.sleep(at - now)
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,16 @@ class Route53Api:
         self._settings, self._clock = settings, clock
         self._aws = Aws(settings, component)
         self._pace = Pace(clock, settings.profile or "", settings.requests_per_s)
-        self._listing: dict[tuple[str, str], asyncio.Task[list[dict[str, Any]]]] = {}
+        self._under_way: dict[tuple[str, ...], asyncio.Task[Any]] = {}
 
     async def aclose(self) -> None:
         await self._aws.aclose()
 
     async def hosted_zone(self) -> HostedZone:
         """Raises Rejected where there is no such zone or it is not called as the settings say."""
+        return await self._shared(("zone",), self._zone)
+
+    async def _zone(self) -> HostedZone:
         settings = self._settings
         found = await self._asked("looking at the hosted zone", lambda r: r.get_hosted_zone(Id=settings.hosted_zone))
         zone = found["HostedZone"]
@@ -81,16 +87,18 @@ class Route53Api:
             private=bool(zone.get("Config", {}).get("PrivateZone")),
             servers=tuple(s.lower().rstrip(".") + "." for s in found.get("DelegationSet", {}).get("NameServers", ())),
             recovery=str(zone.get("Features", {}).get("AcceleratedRecoveryStatus", "")),
-            skew_s=(parsedate_to_datetime(date) - self._clock.utc()).total_seconds() if date else 0.0,
+            skew_s=_skew_s(date, self._clock.utc()) if date else 0.0,
         )
 
     async def records(self, name: str, rdtype: str = "") -> list[dict[str, Any]]:
-        """The record sets at ``name`` (of ``rdtype``, or all), as boto3 has them. Calls at one moment share a request."""
-        key = (name, rdtype)
-        task = self._listing.get(key)
+        """The record sets at ``name`` (of ``rdtype``, or all), as boto3 has them. Calls at one moment share one."""
+        return await self._shared(("list", name, rdtype), partial(self._listed, name, rdtype))
+
+    async def _shared(self, key: tuple[str, ...], call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        task: asyncio.Task[T] | None = self._under_way.get(key)
         if task is None:
-            task = self._listing[key] = asyncio.create_task(self._listed(name, rdtype))
-            task.add_done_callback(lambda _done: self._listing.pop(key, None))
+            task = self._under_way[key] = asyncio.create_task(call())
+            task.add_done_callback(lambda _done: self._under_way.pop(key, None))
         return await asyncio.shield(task)
 
     async def _listed(self, name: str, rdtype: str) -> list[dict[str, Any]]:
@@ -157,6 +165,12 @@ class Route53Api:
 def _list(asked: dict[str, str], client: Any) -> dict[str, Any]:
     page: dict[str, Any] = client.list_resource_record_sets(**asked)
     return page
+
+
+def _skew_s(date: str, now: datetime) -> float:
+    """The sender's clock minus ours, from the Date of its answer (whole seconds; RFC 9110 section 5.6.7: in GMT)."""
+    said = parsedate_to_datetime(date)
+    return ((said if said.tzinfo else said.replace(tzinfo=UTC)) - now).total_seconds()
 
 
 def _unescaped(name: str) -> str:

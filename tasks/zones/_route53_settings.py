@@ -158,7 +158,7 @@ class ZoneSettings(Account):
     private: bool = False
     names: dict[DomainName, RoutedName] = Field(min_length=1)
     dns_timeout: Duration = 2.0
-    requests_per_s: float = Field(default=5.0, gt=0)
+    requests_per_s: int = Field(default=5, ge=1)
     poll: Duration = Field(default=2.0, gt=0)
     patience: Duration = 15.0
 

@@ -93,7 +93,7 @@ class Strict:
     # ---- what a test does ----
 
     def zone(self, name: str, *records: dict[str, Any]) -> str:
-        """A new hosted zone with ``records``, in sync. Returns its id."""
+        """A new hosted zone with ``records``, in sync, instead of one that has its name. Returns its id."""
         made = self.moto.client("route53").create_hosted_zone(Name=name, CallerReference=str(time.monotonic_ns()))
         identifier = str(made["HostedZone"]["Id"]).rpartition("/")[2]
         name = dotted(name)
@@ -105,6 +105,8 @@ class Strict:
         }
         ns = {"Name": name, "Type": "NS", "TTL": 172800, "ResourceRecords": [{"Value": "ns1.example."}]}
         with self._lock:
+            for other in [z for z, n in self._names.items() if n == name]:
+                del self._names[other], self._zones[other]
             self._names[identifier] = name
             self._zones[identifier] = {}
             for record in (soa, ns, *records):
@@ -172,8 +174,8 @@ class Strict:
                 return f"Tried to delete resource record set [name='{name}', type='{rdtype}'] but it was not found"
             if exact(found) != exact(record):
                 return (
-                    f"Tried to delete resource record set [name='{name}', type='{rdtype}'] but the values provided do not"
-                    " match the current values"
+                    f"Tried to delete resource record set [name='{name}', type='{rdtype}'] but the values provided do"
+                    " not match the current values"
                 )
             del records[key]
             return ""
