@@ -133,8 +133,7 @@ class Aws:
                 retries={"total_max_attempts": 1, "mode": "standard"},  # the engine tries again, and says so
             ),
         )
-        client.meta.events.register("before-send", _hear(service, region))
-        return client
+        return hearing(client, service, region)
 
     async def aclose(self) -> None:
         """Close every client."""
@@ -143,11 +142,14 @@ class Aws:
         self._clients.clear()
 
 
-def _hear(service: str, region: str) -> Callable[..., None]:
+def hearing(client: Any, service: str, region: str) -> Any:
+    """``client``, whose every request is told to ``HEARD``."""
+
     def heard(request: Any, event_name: str = "", **_more: Any) -> None:
         listen = HEARD.get()
         if listen is not None:
             operation = event_name.rpartition(".")[2]
             listen(Call(service, operation, region, urlsplit(request.url).netloc))
 
-    return heard
+    client.meta.events.register("before-send", heard)
+    return client
