@@ -72,17 +72,20 @@ class Aws:
 
     def __init__(self, account: Account, component: str) -> None:
         self._account, self._component = account, component
-        self._clients: dict[tuple[str, str], Any] = {}
+        self._clients: dict[tuple[str, str, str | None], Any] = {}
         self._session: Any = None
         self._building = asyncio.Lock()
 
-    async def client(self, service: str, region: str) -> Any:
-        """boto3's client. Raises Rejected where boto3's configuration is wrong (no such profile, region or service)."""
+    async def client(self, service: str, region: str, endpoint: str | None = None) -> Any:
+        """boto3's client. Raises Rejected where boto3's configuration is wrong (no such profile, region or service).
+
+        ``endpoint``: a URL that belongs to one resource (an ARC cluster's); None: the service's own, as boto3 finds it.
+        """
         async with self._building:
-            have = self._clients.get((service, region))
+            have = self._clients.get((service, region, endpoint))
             if have is None:
-                have = self._clients[service, region] = await self.call(
-                    f"building the client of {service} in {region}", lambda: self._build(service, region)
+                have = self._clients[service, region, endpoint] = await self.call(
+                    f"building the client of {service} in {region}", lambda: self._build(service, region, endpoint)
                 )
             return have
 
@@ -121,12 +124,13 @@ class Aws:
             return Rejected(f"{name} is not allowed ({code}): {e}; see deployments/iam for the policy", code=code)
         return Rejected(f"{name} was refused: {code}, HTTP {status} ({e})", code=code)
 
-    def _build(self, service: str, region: str) -> Any:
+    def _build(self, service: str, region: str, endpoint: str | None) -> Any:
         if self._session is None:
             self._session = boto3.session.Session(profile_name=self._account.profile)
         client = self._session.client(
             service,
             region_name=region,
+            endpoint_url=endpoint,
             config=Config(
                 connect_timeout=self._account.timeout,
                 read_timeout=self._account.timeout,

@@ -6,31 +6,25 @@ import asyncio
 import json
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam, Undoable
-from tasks.errors import LostCompare, NotYet, SafetyRefusal, UnhealthyTarget, Unreachable
+from tasks.errors import LostCompare, NotYet, SafetyRefusal, Unreachable
 from tasks.quantities import Duration, show_duration
 from tasks.waiting import until
 from tasks.zones import _routing as routing
 from tasks.zones import _watch as watch
-from tasks.zones._probe import ProbeText, probe
+from tasks.zones._flip import Flip
+from tasks.zones._names import FullName, Rdtype, need_healthy
+from tasks.zones._probe import ProbeText
 from tasks.zones.protocol import Owned, RRset, Zone
 
-Rdtype = Literal["A", "AAAA", "CNAME"]
+__all__ = ["Flip", "Point", "Ready", "Verify"]
 FUDGE_S = 300.0
 """Seconds that clocks may differ under TSIG (RFC 8945 section 10)."""
-
-
-def _dotted(name: str) -> str:
-    return name.lower().rstrip(".") + "."
-
-
-FullName = Annotated[str, Field(min_length=1), AfterValidator(_dotted)]
-"""Absolute; the trailing dot may be left out."""
 
 
 class _AtName(Action):
@@ -148,16 +142,7 @@ class Point(_AtName, Undoable):
         await zone.in_sync(self.record, ctx.left_s())
 
     async def _need_healthy(self, ctx: Context, rrset: RRset) -> list[str]:
-        looks = await asyncio.gather(
-            *(probe(ctx.network, self.probe, v, self.record, self.probe_timeout) for v in rrset.targets)
-        )
-        sick = [f"{look.address} ({look.why})" for look in looks if not look.healthy]
-        if sick:
-            raise UnhealthyTarget(
-                f"{self.record} {self.rdtype} is not pointed at {', '.join(sick)}: not healthy. Bring it up first.",
-                unhealthy=sick,
-            )
-        return list(rrset.targets)
+        return await need_healthy(ctx, rrset.targets, self.probe, self.record, self.probe_timeout)
 
 
 @action("zones.verify")
@@ -170,7 +155,7 @@ class Verify(_AtName):
 
     phase: ClassVar[Phase] = Phase.VERIFY
     read_only: ClassVar[bool] = True
-    after: ClassVar[tuple[str, ...]] = ("zones.point",)
+    after: ClassVar[tuple[str, ...]] = ("zones.point", "zones.flip")
 
     site: Annotated[str, SiteParam()]
     within: Duration = 30.0
@@ -224,7 +209,7 @@ class Verify(_AtName):
         for done in reversed(ctx.earlier):
             facts = done.facts
             mine = (facts.get("name"), facts.get("rdtype")) == (self.record, self.rdtype)
-            if done.action == "zones.point" and done.outcome == "done" and mine:
+            if done.action in ("zones.point", "zones.flip") and done.outcome == "done" and mine:
                 at = facts.get("written_at")
                 # A name that did not exist before has no TTL; resolvers may know that it does not: say so as ``ttl``.
                 old_ttl_s = max(self.ttl, float(facts.get("old_ttl_s") or 0.0)) if at is None else facts["old_ttl_s"]

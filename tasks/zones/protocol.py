@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -87,6 +88,46 @@ class Access:
     skew_s: float
     """The primary's clock minus ours, as signed in its answer; whole seconds on the wire."""
     warnings: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Switchboard(Protocol):
+    """One on/off switch a site, made beforehand, that name servers everywhere follow without a control plane.
+
+    A name with failover or weighted record sets, whose health checks these switches are, leads to the sites that are on.
+    """
+
+    def sites(self) -> tuple[str, ...]:
+        """Those that have a switch."""
+        ...
+
+    def reached_at(self, site: str) -> tuple[str, ...]:
+        """Addresses or names that clients are led to while ``site`` is on. Raises BadInput for an unknown site."""
+        ...
+
+    def needs(self) -> tuple[str, ...]:
+        """What a flip goes through, each a region or an endpoint, for people and for the dependency audit."""
+        ...
+
+    async def states(self) -> Mapping[str, bool]:
+        """Site -> it is on, asked now. Raises Unreachable, Rejected."""
+        ...
+
+    async def flip(self, old: Mapping[str, bool], new: Mapping[str, bool], by: Flipping) -> None:
+        """Make ``new`` true where ``old`` is true; no moment in between has every site off.
+
+        Raises LostCompare where ``old`` is not true any more, LeaseHeld where a newer epoch flipped last (as far as the
+        provider can keep one), SafetyRefusal naming the safety rule that said no, NotYet, EffectUnknown, Unreachable.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Flipping:
+    """Who flips. ``override``: safety rules may be overridden; only where a person waived them by name."""
+
+    epoch: int
+    override: bool = False
 
 
 @runtime_checkable
