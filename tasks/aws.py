@@ -30,9 +30,9 @@ SLOWED = frozenset({
     "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException",
     "TooManyRequestsException", "RequestLimitExceeded", "SlowDown", "PriorRequestNotComplete", "BandwidthLimitExceeded",
     "LimitExceededException", "EC2ThrottledException", "TransactionInProgressException",
-    "ProvisionedThroughputExceededException",
+    "ProvisionedThroughputExceededException", "EndpointTemporarilyUnavailableException",
 })  # fmt: skip
-"""Codes by which AWS says "later": nothing was done (botocore/retries/standard.py, and Route 53's own)."""
+"""Codes by which AWS says "later": nothing was done (botocore/retries/standard.py; Route 53's and ARC's own)."""
 DENIED = frozenset({
     "AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "InvalidClientTokenId",
     "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "UnrecognizedClientException", "OptInRequired",

@@ -1,9 +1,9 @@
 """Route 53 ARC routing controls: on/off switches on a cluster with five endpoints, each in another region.
 
 Each call goes to one endpoint after the other, from a random one on, until one answers (ARC developer guide, *Best
-practices for routing control*). All switches are set in one request, so ARC's safety rules judge the end state. ARC has
-no compare-and-set: the states are compared right before the request, and who changes them in that moment wins over us or
-we over him; the lease is what keeps two engines apart.
+practices for routing control*). All switches are set in one request, so safety rules judge the end state. ARC has no
+compare-and-set: the states are compared right before the request, and somebody who flips in that very moment is not
+noticed; the lease is what keeps two engines apart.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -128,15 +129,14 @@ class Arc:
         now = await self._states_or(e)
         if now not in (old, new):
             return self._moved(old, now)
-        if "rule" in e.message.lower():
+        said = e.message.lower()
+        if "rule" in said and "wait" not in said:
             return SafetyRefusal(
-                f"{self._component}: a safety rule of ARC said no, nothing was flipped: {e.message}. Change what it asks"
-                ' for, or run again with --waive safety-rules="WHO AND WHY" and the rule\'s ARN under override.',
+                f"{self._component}: a safety rule of ARC said no, nothing was flipped: {e.message}. Change what it"
+                ' asks for, or run again with --waive safety-rules="WHO AND WHY" and the rule\'s ARN under override.',
                 code=e.facts["code"],
             )
-        return NotYet(
-            f"{self._component}: {e.message}; ARC takes no change in a safety rule's waiting period", code="?"
-        )
+        return NotYet(f"{self._component}: {e.message}; ARC takes no change in a safety rule's waiting period")
 
     async def _states_or(self, e: RelightError) -> Mapping[str, bool]:
         try:
@@ -156,9 +156,7 @@ class Arc:
         for left, endpoint in zip(reversed(range(len(endpoints))), endpoints, strict=True):
             client = await self._aws.client(_SERVICE, endpoint.region, expand(endpoint.url))
             try:
-                return await self._aws.call(
-                    f"{what} at the endpoint in {endpoint.region}", lambda c=client: call(c), changes=changes
-                )
+                return await self._aws.call(f"{what} at {endpoint.region}", partial(call, client), changes=changes)
             except _TRY_ELSEWHERE as e:
                 unknown = unknown or (e if isinstance(e, EffectUnknown) else None)
                 if not left:
@@ -169,14 +167,13 @@ class Arc:
         try:
             return self._settings.sites[site]
         except KeyError:
-            raise BadInput(
-                f"{self._component} has no switch for site {site!r}; it has {', '.join(self.sites())}"
-            ) from None
+            known = ", ".join(self.sites())
+            raise BadInput(f"{self._component} has no switch for site {site!r}; it has {known}") from None
 
     def _moved(self, old: Mapping[str, bool], now: Mapping[str, bool]) -> LostCompare:
         return LostCompare(
-            f"{self._component}: expected the switches to be {dict(old)}, found {dict(now)}. Somebody else flipped them."
-            " Find out who, then run again.",
+            f"{self._component}: expected the switches to be {dict(old)}, found {dict(now)}. Somebody else flipped"
+            " them. Find out who, then run again.",
             found=dict(now),
         )
 

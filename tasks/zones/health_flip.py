@@ -1,4 +1,4 @@
-r"""Switches that are small objects which Route 53 health checks watch: no control plane, no cluster, one conditional PUT.
+"""Switches that are small objects which Route 53 health checks watch: no control plane and no cluster.
 
 A site is on while the object of its switch says ``state=on``. Its health check (type HTTPS_STR_MATCH, search string
 ``state=on``) reads the object; the name's failover or weighted record sets have that health check. Route 53's checkers
@@ -88,11 +88,11 @@ class HealthFlip:
         newest = max((s.epoch for s in now.values() if s.epoch is not None), default=None)
         if newest is not None and newest > by.epoch:
             raise self._newer(newest, by.epoch)
-        half = {s: w.on for s, w in now.items() if w.epoch == by.epoch and w.on == new[s]}  # an earlier try's
-        if {s: w.on for s, w in now.items()} not in (old, new) and {**old, **half} != {s: w.on for s, w in now.items()}:
-            raise self._moved(old, now)
+        states = {s: w.on for s, w in now.items()}
+        if states not in (old, new):
+            raise self._moved(old, states)
         for wanted in (True, False):
-            sites = [s for s, on in new.items() if on is wanted and (now[s].on, now[s].epoch) != (on, by.epoch)]
+            sites = [s for s, on in new.items() if on is wanted and now[s].on != on]
             await asyncio.gather(*(self._put(s, now[s], by.epoch, on=wanted) for s in sites))
 
     async def _switches(self) -> dict[str, _Switch]:
@@ -158,16 +158,14 @@ class HealthFlip:
         try:
             return self._settings.sites[site]
         except KeyError:
-            raise BadInput(
-                f"{self._component} has no switch for site {site!r}; it has {', '.join(self.sites())}"
-            ) from None
+            known = ", ".join(self.sites())
+            raise BadInput(f"{self._component} has no switch for site {site!r}; it has {known}") from None
 
-    def _moved(self, old: Mapping[str, bool], now: Mapping[str, _Switch]) -> LostCompare:
-        found = {s: w.on for s, w in now.items()}
+    def _moved(self, old: Mapping[str, bool], now: Mapping[str, bool]) -> LostCompare:
         return LostCompare(
-            f"{self._component}: expected the switches to be {dict(old)}, found {found}. Somebody else flipped them. Find"
-            " out who, then run again.",
-            found=found,
+            f"{self._component}: expected the switches to be {dict(old)}, found {dict(now)}. Somebody else flipped"
+            " them. Find out who, then run again.",
+            found=dict(now),
         )
 
     def _newer(self, theirs: int, epoch: int) -> LeaseHeld:

@@ -94,7 +94,7 @@ class Access:
 class Switchboard(Protocol):
     """One on/off switch a site, made beforehand, that name servers everywhere follow without a control plane.
 
-    A name with failover or weighted record sets, whose health checks these switches are, leads to the sites that are on.
+    A name whose failover or weighted record sets have these switches as health checks leads to the sites that are on.
     """
 
     def sites(self) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ class Switchboard(Protocol):
         ...
 
     def reached_at(self, site: str) -> tuple[str, ...]:
-        """Addresses or names that clients are led to while ``site`` is on. Raises BadInput for an unknown site."""
+        """Addresses or names that clients are led to while ``site`` is on. Raises BadInput for an unknown one."""
         ...
 
     def needs(self) -> tuple[str, ...]:
