@@ -14,7 +14,7 @@ import random
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -70,6 +70,8 @@ class Strict:
     page: int = 300
     unhealthy: set[str] = field(default_factory=set)
     """Health checks that fail."""
+    watches: Callable[[str], bool] = lambda _check: True
+    """What a health check sees now: it is healthy."""
     addresses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of load balancers -> their addresses."""
     throttled: int = 0
@@ -300,7 +302,8 @@ class Strict:
         return inner and dns.rrset.from_text(name, inner.ttl, "IN", rdtype, *(r.to_text() for r in inner))
 
     def _healthy(self, record: dict[str, Any]) -> bool:
-        return record.get("HealthCheckId") not in self.unhealthy
+        check = record.get("HealthCheckId")
+        return check is None or (check not in self.unhealthy and self.watches(check))
 
 
 @contextlib.contextmanager

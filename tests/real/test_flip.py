@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import boto3
 import iam
 import pytest
 from aws import OTHER_REGION, REGION
 from aws_conformance import Refused, front
+from strict_route53 import strict_route53
 
 from tasks.aws import HEARD
 from tasks.clock import LoopClock
-from tasks.contract import Context, RunInfo, Surroundings
+from tasks.contract import Context, Done, RunInfo, Surroundings
 from tasks.errors import (
     BadInput,
     EffectUnknown,
@@ -24,8 +26,8 @@ from tasks.errors import (
     UnhealthyTarget,
     Unreachable,
 )
-from tasks.zones import arc, health_flip
-from tasks.zones.actions import Flip
+from tasks.zones import arc, health_flip, route53
+from tasks.zones.actions import Flip, Verify
 from tasks.zones.protocol import Flipping
 
 pytestmark = pytest.mark.real
@@ -449,6 +451,47 @@ def test_undo_leaves_alone_what_somebody_else_set(ground):
             await step().undo(ctx, seen.facts)
 
     ground.run(body)
+
+
+def test_a_flip_moves_the_answers_and_verify_proves_it(moto, of_objects):
+    """Failover record sets whose health checks read the switches: not one call to Route 53 between west and east."""
+    name, objects = "app.venue.test.", of_objects.behind
+    values = {"west": "127.0.7.10", "east": "127.0.7.20"}
+    names = {
+        name: {
+            "ttl": 1,
+            "routing": "failover",
+            "A": {s: {"values": [v], "health_check": s} for s, v in values.items()},
+        }
+    }
+
+    async def body(board):
+        around = Surroundings("test", "dns", ("west", "east"), LoopClock(), lambda _n: None)
+        settings = {
+            "hosted_zone": strict.zone("venue.test."), "zone": "venue.test.", "servers": list(strict.servers),
+            "resolvers": [strict.servers[1]], "names": names, "requests_per_s": 1000, "poll": "20ms",
+        }  # fmt: skip
+        zone = route53.PROVIDER(route53.PROVIDER.Settings.model_validate(settings), around)
+        await zone.swap(await zone.read(name, "A"), zone.wanted(name, "A", "west"), 1)
+        await zone.in_sync(name, 5)
+        strict.watches = lambda check: objects.states[check]
+        ctx = replace(context(board), components={"switches": board, "dns": zone}.__getitem__)
+        flip = step(ttl="1s")
+        verify = Verify.model_validate({"name": name, "site": "target", "within": "10s", "ttl": "1s"})
+        asked = len(strict.front.heard)
+        async with await service():
+            seen = await flip.observe(ctx)
+            facts = seen.facts | await flip.apply(ctx, seen)
+        assert (await flip.confirm(ctx)).holds
+        after = replace(ctx, earlier=(Done("flip", "zones.flip", "done", facts),), deadline=ctx.deadline + 10)
+        proof = await verify.apply(after, await verify.observe(after))
+        assert proof["ttl_deadline_s"] == 2.0
+        assert proof["servers"][zone.servers()[0]]["values"] == [values["east"]]
+        assert len(strict.front.heard) == asked, "the control plane was needed"
+        await zone.aclose()
+
+    with strict_route53(moto) as strict:
+        of_objects.run(body)
 
 
 def test_the_policies_allow_exactly_these_calls():

@@ -348,6 +348,24 @@ def test_access_warns_of_the_control_plane_and_changes_nothing(strict, zone_id, 
     assert strict.holds(zone_id, NAME, "A") == before
 
 
+def test_accelerated_recovery_and_other_name_servers(strict, zone_id, with_zone):
+    def hosted_zone(_params):
+        zone = {"Id": zone_id, "Name": ZONE, "CallerReference": "x", "Config": {"PrivateZone": False}}
+        features = {"AcceleratedRecoveryStatus": "ENABLED"}
+        return {"HostedZone": {**zone, "Features": features}, "DelegationSet": {"NameServers": ["ns-1.awsdns.test"]}}
+
+    async def body(zone):
+        control, other = (await zone.check_access(NAME, "A")).warnings
+        assert "control plane" in control
+        assert "ns-9.awsdns.test. is not among the zone's name servers (ns-1.awsdns.test.)" in other
+
+    strict.front.handlers["GetHostedZone"] = hosted_zone
+    try:
+        with_zone(body, servers=["ns-9.awsdns.test:53", strict.servers[0]])
+    finally:
+        del strict.front.handlers["GetHostedZone"]
+
+
 def test_point_verify_and_undo_of_an_alias(strict, zone_id, with_zone):
     name, ports = "lb.venue.test.", 5381
 
