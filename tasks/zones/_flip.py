@@ -47,7 +47,9 @@ class Flip(Undoable):
         return board
 
     def _wanted(self, ctx: Context, board: Switchboard) -> dict[str, bool]:
-        site, sites = ctx.site(self.site), board.sites()
+        site, sites, names = ctx.site(self.site), board.sites(), board.names()
+        if self.record not in names:
+            raise BadInput(f"{self.record} does not follow {self.component}; these do: {', '.join(names)}")
         if site not in sites:
             raise BadInput(f"{self.component} has no switch for site {site!r}; it has them for {', '.join(sites)}")
         return {s: s == site for s in sites}

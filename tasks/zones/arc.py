@@ -28,7 +28,7 @@ from tasks.errors import (
     Unreachable,
 )
 from tasks.variables import expand
-from tasks.zones._names import moved
+from tasks.zones._names import FullName, moved
 from tasks.zones.protocol import Flipping
 
 T = TypeVar("T")
@@ -59,11 +59,13 @@ class ArcSettings(Account):
 
     Attributes:
         endpoints: of the cluster, written down here so that nothing has to be looked up on the day.
+        names: that have failover or weighted record sets with these controls' health checks.
         sites: each with its control.
         override: safety rules (ARNs) that are overridden where a run waives ``safety-rules`` by name, and else never.
     """
 
     endpoints: tuple[Endpoint, ...] = Field(min_length=1, max_length=5)
+    names: tuple[FullName, ...] = Field(min_length=1)
     sites: dict[str, Control] = Field(min_length=2)
     override: tuple[str, ...] = ()
 
@@ -88,6 +90,9 @@ class Arc:
 
     def sites(self) -> tuple[str, ...]:
         return tuple(self._settings.sites)
+
+    def names(self) -> tuple[str, ...]:
+        return self._settings.names
 
     def reached_at(self, site: str) -> tuple[str, ...]:
         return tuple(expand(a) for a in self._control(site).reaches)

@@ -23,7 +23,7 @@ from tasks.aws import Account, Aws
 from tasks.contract import Surroundings
 from tasks.errors import BadInput, EffectUnknown, LeaseHeld, LostCompare, Rejected, RelightError, Unreachable
 from tasks.variables import expand
-from tasks.zones._names import moved
+from tasks.zones._names import FullName, moved
 from tasks.zones.protocol import Flipping
 
 _TEXT = re.compile(r"state=(on|off) epoch=(\d{1,18}) owner=relight\n?", re.ASCII)
@@ -44,8 +44,9 @@ class SwitchObject(BaseModel):
 
 
 class FlipSettings(Account):
-    """Of ``zones.health_flip``."""
+    """Of ``zones.health_flip``. ``names``: that have record sets with these objects' health checks."""
 
+    names: tuple[FullName, ...] = Field(min_length=1)
     sites: dict[str, SwitchObject] = Field(min_length=2)
 
 
@@ -72,6 +73,9 @@ class HealthFlip:
     def sites(self) -> tuple[str, ...]:
         return tuple(self._settings.sites)
 
+    def names(self) -> tuple[str, ...]:
+        return self._settings.names
+
     def reached_at(self, site: str) -> tuple[str, ...]:
         return tuple(expand(a) for a in self._object(site).reaches)
 
@@ -88,7 +92,7 @@ class HealthFlip:
         now = await self._switches()
         newest = max((s.epoch for s in now.values() if s.epoch is not None), default=None)
         if newest is not None and newest > by.epoch:
-            raise self._newer(newest, by.epoch)
+            raise _newer(self._component, newest, by.epoch)
         states = {s: w.on for s, w in now.items()}
         if states not in (old, new):
             raise moved(self._component, old, states)
@@ -150,7 +154,7 @@ class HealthFlip:
         if (now.on, now.epoch) == (on, epoch):
             return
         if now.epoch is not None and now.epoch > epoch:
-            raise self._newer(now.epoch, epoch) from e
+            raise _newer(self._component, now.epoch, epoch) from e
         if isinstance(e, EffectUnknown):
             raise e
         raise LostCompare(f"{self._component}: somebody else wrote the switch of {site}: it is {now}") from e
@@ -162,12 +166,13 @@ class HealthFlip:
             known = ", ".join(self.sites())
             raise BadInput(f"{self._component} has no switch for site {site!r}; it has {known}") from None
 
-    def _newer(self, theirs: int, epoch: int) -> LeaseHeld:
-        return LeaseHeld(
-            f"{self._component}: the switches were last written by epoch {theirs}; this run is epoch {epoch}, no longer"
-            " the newest. Look for the newer run.",
-            epoch=epoch,
-        )
+
+def _newer(component: str, theirs: int, epoch: int) -> LeaseHeld:
+    return LeaseHeld(
+        f"{component}: the switches were last written by epoch {theirs}; this run is epoch {epoch}, no longer the"
+        " newest. Look for the newer run.",
+        epoch=epoch,
+    )
 
 
 PROVIDER = HealthFlip

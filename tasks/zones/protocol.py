@@ -101,6 +101,10 @@ class Switchboard(Protocol):
         """Those that have a switch."""
         ...
 
+    def names(self) -> tuple[str, ...]:
+        """The names that follow these switches, absolute."""
+        ...
+
     def reached_at(self, site: str) -> tuple[str, ...]:
         """Addresses or names that clients are led to while ``site`` is on. Raises BadInput for an unknown one."""
         ...

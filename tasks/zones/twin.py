@@ -122,6 +122,9 @@ class SwitchboardTwin:
     def sites(self) -> tuple[str, ...]:
         return self._real.sites()
 
+    def names(self) -> tuple[str, ...]:
+        return self._real.names()
+
     def reached_at(self, site: str) -> tuple[str, ...]:
         return self._real.reached_at(site)
 

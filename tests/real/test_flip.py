@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 
 import boto3
 import iam
@@ -12,6 +13,7 @@ from aws import OTHER_REGION, REGION
 from aws_conformance import Refused, front
 from strict_route53 import strict_route53
 
+from flows.engine import roles
 from tasks.aws import HEARD
 from tasks.clock import LoopClock
 from tasks.contract import Context, Done, RunInfo, Surroundings
@@ -83,7 +85,8 @@ def cluster(moto):
 def arc_board(cluster, **changes):
     port = cluster.door.url.rpartition(":")[2]
     settings = {
-        "timeout": "1s",
+        "timeout": "5s",
+        "names": ["app.venue.test"],
         "endpoints": [{"region": r, "url": f"http://{h}:{port}"} for r, h in zip(REGIONS, HOSTS, strict=True)],
         "sites": {s: {"arn": arn, "reaches": [SERVICE[0]]} for s, arn in CONTROLS.items()},
     }
@@ -138,7 +141,10 @@ def object_board(objects, **changes):
     }
     around = Surroundings("test", "switches", ("west", "east"), LoopClock(), lambda _n: None)
     return health_flip.PROVIDER(
-        health_flip.PROVIDER.Settings.model_validate({"timeout": "1s", "sites": sites, **changes}), around
+        health_flip.PROVIDER.Settings.model_validate(
+            {"timeout": "5s", "names": ["app.venue.test"], "sites": sites, **changes}
+        ),
+        around,
     )
 
 
@@ -232,6 +238,8 @@ def test_a_site_without_a_switch(ground):
         with pytest.raises(BadInput, match="no switch for site 'north'"):
             board.reached_at("north")
         assert board.sites() == ("west", "east")
+        with pytest.raises(BadInput, match=r"other\.test\. does not follow switches; these do: app\.venue\.test\."):
+            await step(name="other.test").observe(context(board))
         assert board.needs()
 
     ground.run(body)
@@ -466,6 +474,7 @@ def test_a_flip_moves_the_answers_and_verify_proves_it(moto, of_objects):
     }
 
     async def body(board):
+        HEARD.set(None)  # only the switches' calls are theirs
         around = Surroundings("test", "dns", ("west", "east"), LoopClock(), lambda _n: None)
         settings = {
             "hosted_zone": strict.zone("venue.test."), "zone": "venue.test.", "servers": list(strict.servers),
@@ -488,6 +497,9 @@ def test_a_flip_moves_the_answers_and_verify_proves_it(moto, of_objects):
         assert proof["ttl_deadline_s"] == 2.0
         assert proof["servers"][zone.servers()[0]]["values"] == [values["east"]]
         assert len(strict.front.heard) == asked, "the control plane was needed"
+        both = {"switches": board, "dns": zone}
+        built = SimpleNamespace(of=lambda protocol: [(n, p) for n, p in both.items() if isinstance(p, protocol)])
+        assert await roles._names(built, ("west", "east")) == {name: "east"}, "whatever its record sets say"
         await zone.aclose()
 
     with strict_route53(moto) as strict:

@@ -141,7 +141,7 @@ class Aws(Ground):
         settings = {
             "hosted_zone": self.id, "zone": "venue.test.", "servers": list(strict.servers),
             "resolvers": [strict.servers[1]], "requests_per_s": 1000, "poll": "20ms", "patience": "300ms",
-            "timeout": "1s", "names": {NAME: {"ttl": 2, "A": {"west": [bind.WEST], "east": [bind.EAST]}}},
+            "timeout": "3s", "names": {NAME: {"ttl": 2, "A": {"west": [bind.WEST], "east": [bind.EAST]}}},
         }  # fmt: skip
 
         async def main():
@@ -176,7 +176,7 @@ class Aws(Ground):
     @contextlib.contextmanager
     def hung(self):
         before = self.changes()
-        self.strict.front.order("ChangeResourceRecordSets", 1.6)
+        self.strict.front.order("ChangeResourceRecordSets", 4.0)
         yield
         until(lambda: self.changes() > before)  # it was on its way
 
