@@ -85,7 +85,7 @@ def cluster(moto):
 def arc_board(cluster, **changes):
     port = cluster.door.url.rpartition(":")[2]
     settings = {
-        "timeout": "5s",
+        "timeout": "15s",
         "names": ["app.venue.test"],
         "endpoints": [{"region": r, "url": f"http://{h}:{port}"} for r, h in zip(REGIONS, HOSTS, strict=True)],
         "sites": {s: {"arn": arn, "reaches": [SERVICE[0]]} for s, arn in CONTROLS.items()},
@@ -142,7 +142,7 @@ def object_board(objects, **changes):
     around = Surroundings("test", "switches", ("west", "east"), LoopClock(), lambda _n: None)
     return health_flip.PROVIDER(
         health_flip.PROVIDER.Settings.model_validate(
-            {"timeout": "5s", "names": ["app.venue.test"], "sites": sites, **changes}
+            {"timeout": "15s", "names": ["app.venue.test"], "sites": sites, **changes}
         ),
         around,
     )

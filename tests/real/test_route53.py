@@ -65,7 +65,7 @@ def zone_id(strict, aws):
 def provider(strict, zone_id, **changes):
     settings = {
         "hosted_zone": zone_id, "zone": ZONE, "servers": list(strict.servers), "resolvers": [strict.servers[1]],
-        "names": NAMES, "requests_per_s": 1000, "poll": "20ms", "patience": "2s", "timeout": "5s", "dns_timeout": "2s",
+        "names": NAMES, "requests_per_s": 1000, "poll": "20ms", "patience": "2s", "timeout": "15s", "dns_timeout": "2s",
     }  # fmt: skip
     around = Surroundings("test", "dns", ("west", "east"), LoopClock(), lambda _name: None)
     return PROVIDER(PROVIDER.Settings.model_validate({**settings, **changes}), around)
