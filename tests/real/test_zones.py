@@ -144,7 +144,8 @@ class Aws(Ground):
         settings = {
             "hosted_zone": self.id, "zone": "venue.test.", "servers": list(strict.servers),
             "resolvers": [strict.servers[1]], "requests_per_s": 1000, "poll": "20ms", "patience": "300ms",
-            "timeout": "2s" if quick else "15s", "names": {NAME: {"ttl": 2, "A": {"west": [bind.WEST], "east": [bind.EAST]}}},
+            "timeout": "2s" if quick else "15s",
+            "names": {NAME: {"ttl": 2, "A": {"west": [bind.WEST], "east": [bind.EAST]}}},
         }  # fmt: skip
 
         async def main():
