@@ -41,7 +41,7 @@ app.add_typer(cli_intake.app)
 app.add_typer(cli_rules.app)
 app.add_typer(cli_approve.app)
 
-WAIVERS = ("loss", "fence", safety.WAIVER)
+WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules")
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
