@@ -176,6 +176,10 @@ def _replicas(views: Views) -> list[NodeView]:
     return [v for v in views.values() if v.reach == "answers" and v.in_recovery]
 
 
+def _known(standbys: dict[str, str] | None, node: str) -> bool:
+    return standbys is None or standbys.get(node) == "streaming"
+
+
 @action("database.rejoin")
 class Rejoin(_OnDatabase):
     """Every node of the site is a replica of the current primary again: started, rewound or copied."""
@@ -188,15 +192,18 @@ class Rejoin(_OnDatabase):
         primary = the_primary(views)
         if primary.site == site:
             raise SafetyRefusal(f"{primary.node} of {site} is the primary; only the other site can re-join it")
-        known = {s.node: s.state for s in await self._operated(ctx).standbys(primary.node)}
-        away = [n for n in database.nodes(site) if not (streams(views[n], primary) and known.get(n) == "streaming")]
+        known: dict[str, str] | None = None  # a managed primary does not name its standbys
+        if isinstance(database, Operated):
+            known = {s.node: s.state for s in await database.standbys(primary.node)}
+        away = [n for n in database.nodes(site) if not (streams(views[n], primary) and _known(known, n))]
         facts: Facts = {"primary": primary.node, "away": away, "views": shown(views.values()), "standbys": known}
         if away:
             said = "; ".join(told(views[n]) for n in away)
             changes = tuple(f"bring {n} back as a replica of {primary.node}" for n in away)
             return Observation(holds=False, summary=said, changes=changes, facts=facts)
         names = ", ".join(database.nodes(site))
-        return Observation(holds=True, summary=f"{names} follow {primary.node}, as it says itself", facts=facts)
+        as_told = "" if known is None else ", as it says itself"
+        return Observation(holds=True, summary=f"{names} follow {primary.node}{as_told}", facts=facts)
 
     async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
         database = ctx.component(self.component, Database)

@@ -141,12 +141,17 @@ class Database(Protocol):
 
 
 @runtime_checkable
-class Operated(Protocol):
-    """What a provider can do besides when relight operates the servers itself (a managed service does not let it)."""
+class Witnessed(Protocol):
+    """Besides the network, somebody else can say whether a node lives: its host, or the service that runs it."""
 
     async def ask_host(self, node: str) -> WriteProbe | None:
-        """What the node's host says of its process: ``gone`` or ``silent``. None where no host command is set up."""
+        """What the host says of its process: ``gone``, ``runs`` or ``silent``. None where there is none to ask."""
         ...
+
+
+@runtime_checkable
+class Drained(Protocol):
+    """Writes can be brought to an end while the node lives on, so that its replicas receive everything."""
 
     async def quiesce(self, node: str) -> int:
         """Make primary ``node`` read only, end its clients, and return the position that no write can pass any more.
@@ -154,6 +159,11 @@ class Operated(Protocol):
         Raises Unreachable, Rejected, EffectUnknown.
         """
         ...
+
+
+@runtime_checkable
+class Operated(Protocol):
+    """What a provider can do besides when relight operates the servers itself (a managed service does not let it)."""
 
     async def standbys(self, node: str) -> tuple[Standby, ...]:
         """Who streams from ``node`` now, as it says itself. Raises Unreachable."""

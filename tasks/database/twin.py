@@ -87,7 +87,7 @@ class _Cluster:
 
 
 class DatabaseTwin(_Cluster):
-    """Fulfils ``Database`` and ``Operated``."""
+    """Fulfils ``Database``, ``Witnessed``, ``Drained`` and ``Operated``."""
 
     def __init__(self, real: Database, around: Surroundings, world: World, simulation: Simulation) -> None:
         super().__init__(real, world)
