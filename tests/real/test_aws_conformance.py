@@ -87,7 +87,7 @@ def test_handlers_answer_and_refuse_in_the_words_of_the_model(aws):
 @pytest.mark.parametrize(
     ("params", "why"),
     [
-        ({"RoutingControlArn": "no-arn", "RoutingControlState": "On"}, "does not match"),
+        ({"RoutingControlArn": "no arn!", "RoutingControlState": "On"}, "does not match"),
         ({"RoutingControlArn": CONTROL, "RoutingControlState": "Sideways"}, "expected one of"),
         ({"RoutingControlArn": CONTROL}, "Missing required"),
     ],
