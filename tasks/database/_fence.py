@@ -77,6 +77,8 @@ class Fence(Undoable):
         ctx.report(f"fencing {view.node}")
         try:
             facts["means"][view.node] = await database.fence(view.node, orderly=orderly)
+            if orderly and view.node not in facts["final"]:  # no position tells the end of its writes: the time does
+                facts["final"][view.node] = {"at": ctx.clock.utc().isoformat()}
         except (Unreachable, EffectUnknown) as e:
             if "fence" in ctx.run.waivers:
                 facts["means"][view.node] = f"none worked: {e.message}"

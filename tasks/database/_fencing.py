@@ -7,8 +7,9 @@ from functools import partial
 import psycopg
 from psycopg import errors, sql
 
-from tasks.database._reading import Reading, one
+from tasks.database._reading import one
 from tasks.database._session import Connection, NoConnection, ask, poll, said
+from tasks.database._standing import Standing
 from tasks.errors import BadInput, EffectUnknown, NotYet, Rejected, Unreachable
 
 RELOAD_S = 1.0
@@ -22,7 +23,7 @@ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """Every client connection but those of relight itself, whose probes never commit."""
 
 
-class Fencing(Reading):
+class Fencing(Standing):
     """Means, strongest first: the process is ended by its host; its server is made read only by SQL.
 
     The second is weaker: a client may still say ``SET default_transaction_read_only = off``. It is used where no host

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -81,11 +82,13 @@ class Promote(Action):
 
     async def _measure(self, ctx: Context, database: Database, views: Views, chosen: NodeView) -> Facts:
         """What promoting ``chosen`` now would lose, and whether that is allowed."""
-        primary, final = followed(views), None
+        primary, final, final_at = followed(views), None, None
         for fenced in ctx.facts_of("database.fence"):
             for node, at in (fenced.get("final") or {}).items():
                 if node == primary or primary is None:
-                    primary, final = node, (at["timeline"], at["lsn"])
+                    primary = node
+                    final = (at["timeline"], at["lsn"]) if "lsn" in at else None
+                    final_at = datetime.fromisoformat(at["at"]) if "at" in at else None
         promise, doubt = await self._promise(database, chosen, primary)
         known = _loss.Known(
             primary=primary,
@@ -93,6 +96,7 @@ class Promote(Action):
             doubt=doubt,
             final=final,
             now=ctx.clock.utc(),
+            final_at=final_at,
         )
         loss = _loss.estimate(chosen, tuple(views.values()), known)
         verdict = _loss.judge(loss, ctx.rpo_s.get(self.component))
