@@ -66,6 +66,7 @@ class Unit:
     writer: str
     tags: dict[str, str]
     backup_days: int = 0
+    multi_az: bool = False
     shape: dict[str, Any] = field(default_factory=dict)
     """Class, subnet group and key, as ``create_db_instance_read_replica`` takes them."""
 
@@ -131,11 +132,14 @@ class Regional:
             f"tagging {unit.name}", lambda: rds.add_tags_to_resource(ResourceName=unit.arn, Tags=pairs), changes=True
         )
 
-    async def reboot(self, unit: Unit) -> None:
-        """Its writer: readers write nothing."""
+    async def reboot(self, unit: Unit, *, failover: bool = False) -> None:
+        """Its writer: readers write nothing. ``failover``: its Multi-AZ standby takes over."""
         rds = await self._aws.client("rds", unit.region)
+        more = {"ForceFailover": True} if failover else {}
         await self._aws.call(
-            f"rebooting {unit.writer}", lambda: rds.reboot_db_instance(DBInstanceIdentifier=unit.writer), changes=True
+            f"rebooting {unit.writer}",
+            lambda: rds.reboot_db_instance(DBInstanceIdentifier=unit.writer, **more),
+            changes=True,
         )
 
     async def restarted_since(self, unit: Unit, at: datetime) -> bool:

@@ -11,13 +11,14 @@ from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, SiteParam
 from tasks.database import _loss
 from tasks.database._proof import Views, followed, look, proofs, shown, suspects, told, writers
-from tasks.database.protocol import Database, Durability, NodeView, Operated
+from tasks.database.protocol import Database, Durability, Limited, NodeView, Operated
 from tasks.errors import (
     Contradiction,
     LossAboveBudget,
     NotFenced,
     NotYet,
     RelightError,
+    SafetyRefusal,
     UnhealthyTarget,
     Unreachable,
 )
@@ -27,7 +28,8 @@ from tasks.errors import (
 class Promote(Action):
     """The most advanced replica of the site is the one primary, and what that lost is known and allowed.
 
-    Refuses with NotFenced, LossAboveBudget (waiver ``loss``), UnhealthyTarget (no replica is fit), Contradiction.
+    Refuses with NotFenced, LossAboveBudget (waiver ``loss``), UnhealthyTarget (no replica is fit), Contradiction,
+    and with SafetyRefusal where its service lets nobody promote.
     """
 
     irreversible: ClassVar[bool] = True
@@ -38,6 +40,8 @@ class Promote(Action):
 
     async def observe(self, ctx: Context) -> Observation:
         database = ctx.component(self.component, Database)
+        if isinstance(database, Limited) and (why := database.cannot("promote")):
+            raise SafetyRefusal(f"{self.component}: {why} Nothing was changed.")
         views, site = await look(database), ctx.site(self.site)
         found = writers(views)
         facts: Facts = {"component": self.component, "views": shown(views.values())}

@@ -161,6 +161,7 @@ class Instances(Regional):
             writer=raw["DBInstanceIdentifier"],
             parameter_group=next((g["DBParameterGroupName"] for g in raw.get("DBParameterGroups", [])), "default."),
             backup_days=raw.get("BackupRetentionPeriod", 0),
+            multi_az=bool(raw.get("MultiAZ")),
             tags={t["Key"]: t["Value"] for t in raw.get("TagList", [])},
             shape={k: v for k, v in shape.items() if v},
         )

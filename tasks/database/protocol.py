@@ -182,6 +182,56 @@ class Operated(Protocol):
 
 
 @runtime_checkable
+class Limited(Protocol):
+    """A service that does not let its users do everything that the Protocols name."""
+
+    def cannot(self, verb: str) -> str:
+        """Why ``verb`` (``promote`` …) is not possible, and what to do instead; empty where it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Backups:
+    """What can be restored. ``earliest`` and ``latest`` bound the point in time; None where there is none."""
+
+    point_in_time: bool
+    earliest: datetime | None
+    latest: datetime | None
+    completed: tuple[datetime, ...]
+    """Moments of the backups that are complete, newest first."""
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """A database that can be made what it was at an earlier moment, in place."""
+
+    def restores(self) -> str:
+        """The node that a restore is of."""
+        ...
+
+    async def backups(self) -> Backups:
+        """Raises Unreachable, NotYet, Rejected."""
+        ...
+
+    async def restore(self, to: datetime) -> None:
+        """Begin, unless one is going on, and return when it is done. Raises Rejected, EffectUnknown."""
+        ...
+
+
+@runtime_checkable
+class Restartable(Protocol):
+    """Nodes that can be restarted from outside."""
+
+    async def started_at(self, node: str) -> datetime:
+        """When the server started, as it says itself. Raises Unreachable."""
+        ...
+
+    async def restart(self, node: str) -> None:
+        """Begin a restart and return. A node with a standby of its own (Multi-AZ) fails over to it."""
+        ...
+
+
+@runtime_checkable
 class Pooler(Protocol):
     """A connection pooler in front of the database, one a site (PgBouncer)."""
 

@@ -165,8 +165,25 @@ class Rds(Managed):
         return how
 
 
+class Restarting(Rds):
+    """The same, with what ``Restartable`` asks."""
+
+    async def restart(self, node: str) -> None:
+        """``RebootDBInstance``; of a Multi-AZ instance with failover to its standby."""
+        found = await self._instances.mine(node)
+        must_be_available(found)
+        await self._instances.reboot(found, failover=found.multi_az)
+
+    async def started_at(self, node: str) -> datetime:
+        async def work(connection: Connection) -> datetime:
+            at: datetime = (await one(connection, "SELECT pg_postmaster_start_time() AS at"))["at"]
+            return at
+
+        return await self._ask(node, work)
+
+
 def _copied(kept: str) -> str:
     return f"copy; what it was is kept as {kept}, delete it when nobody needs it" if kept else "copy"
 
 
-PROVIDER = Rds
+PROVIDER = Restarting

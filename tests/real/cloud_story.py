@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.clock import LoopClock
 from tasks.contract import Context, Done, RunInfo
-from tasks.errors import Rejected, RelightError
+from tasks.errors import Rejected, RelightError, SafetyRefusal
 
 
 class Run:
@@ -51,7 +51,7 @@ class Run:
             try:
                 return await self._attempt(action, left_s, intended)
             except RelightError as e:
-                if isinstance(e, Rejected) and (await action.observe(self.context(left_s))).holds:
+                if isinstance(e, Rejected | SafetyRefusal) and (await action.observe(self.context(left_s))).holds:
                     continue  # as the engine does: after an effect, only looking tells
                 if not e.retryable or not attempts:
                     raise
