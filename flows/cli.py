@@ -39,7 +39,7 @@ app.add_typer(cli_serve.app)
 app.add_typer(cli_safety.app)
 app.add_typer(cli_intake.app)
 
-WAIVERS = ("loss", "fence", safety.WAIVER)
+WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules")
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)

@@ -104,6 +104,8 @@ class Data:
     cached: dict[tuple[str, str], tuple[RRset, float]] = field(default_factory=dict)
     site_at: dict[str, str] = field(default_factory=dict)
     """address -> site."""
+    pointed: dict[tuple[str, str, str], RRset] = field(default_factory=dict)
+    """(name, type, site) -> the record set that points the name at the site."""
     down: set[str] = field(default_factory=set)
     """Sites that are gone as a whole."""
     acknowledged: list[int] = field(default_factory=list)
@@ -251,7 +253,7 @@ class World(Data):
             self._written += 1
             number = self._written
             try:
-                site = self.site_at[self.resolve("clients", *name).values[0]]
+                site = self.site_at[self.resolve("clients", *name).targets[0]]
                 _, node = await self.request(site, 1.0, number)
             except (Unreachable, Rejected):
                 continue

@@ -6,7 +6,7 @@ from tasks.contract import Surroundings
 from tasks.errors import BadInput, EffectUnknown, LeaseHeld, LostCompare, Unreachable
 from tasks.simulation import Simulation
 from tasks.world import Record, World
-from tasks.zones.protocol import Access, Answer, Owned, RRset, Zone
+from tasks.zones.protocol import Access, Answer, Owned, RRset, Served, Zone
 
 TRANSFER_S = 0.2
 """How long a secondary lags."""
@@ -65,12 +65,21 @@ class ZoneTwin:
                 raise
 
     def _healthy(self, new: RRset) -> None:
-        for site in self._world.sites_of(new.values):
+        for site in self._world.sites_of(new.targets):
             try:
                 pool = next(p for s, p in self._world.admin if s == site and p != "db")
                 self._world.apps(site, pool)
             except Unreachable as e:
                 self._world.violate(f"DNS never to an unhealthy target: {new.name} was pointed at {site}: {e}")
+
+    async def in_sync(self, name: str, within_s: float) -> None:
+        """Servers are asked themselves."""
+
+    async def served(self, rrset: RRset) -> Served:
+        return Served((rrset.targets,), rrset.ttl)
+
+    def control_plane(self) -> str:
+        return self._real.control_plane()
 
     async def check_access(self, name: str, rdtype: str) -> Access:
         return await self._sim.read(
@@ -84,17 +93,21 @@ class ZoneTwin:
             if not authoritative and server not in self.resolvers():
                 return Answer(server, "", None, error="no answer")
             if not authoritative:
-                return Answer(server, "NOERROR", self._world.resolve(server, name, rdtype))
+                return Answer(server, "NOERROR", _as_served(self._world.resolve(server, name, rdtype)))
             record = self._world.records.get((name, rdtype))
             if record is None:
                 return Answer(server, "NXDOMAIN", None, self._world.serial, authoritative=True)
             late = server != self.servers()[0] and self._world.now - record.since < TRANSFER_S
             rrset = record.before if late and record.before else record.rrset
-            return Answer(server, "NOERROR", rrset, self._world.serial - late, authoritative=True)
+            return Answer(server, "NOERROR", _as_served(rrset), self._world.serial - late, authoritative=True)
 
         return await self._sim.read(
             self._name, f"ask {server} {name}", look, lambda why: Answer(server, "", None, error=why)
         )
+
+
+def _as_served(rrset: RRset) -> RRset:
+    return RRset(rrset.name, rrset.rdtype, rrset.ttl, rrset.targets)
 
 
 TWINS = ((Zone, ZoneTwin),)

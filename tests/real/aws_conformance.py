@@ -160,8 +160,12 @@ class Front:
             content=request.get_data(),
             timeout=20,
         )
-        kept = [(k, v) for k, v in answer.headers.items() if k.lower() not in ("connection", "content-length")]
+        kept = [(k, v) for k, v in answer.headers.items() if k.lower() not in _OWN]
         return Response(answer.content, answer.status_code, kept)
+
+
+_OWN = ("connection", "content-length", "date", "server")
+"""Headers of an answer that the front's own server writes."""
 
 
 class _Error(ServiceException):
