@@ -24,7 +24,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.parsers import ResponseParserError
 
-from tasks.aws import SLOWED
+from tasks.aws import SLOWED, hearing
 from tasks.errors import MissingSecret, Unreachable
 
 TIMEOUT_S = 3.0
@@ -114,6 +114,7 @@ def _ask(name: str, region: str | None) -> str:
         connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries={"total_max_attempts": 1, "mode": "standard"}
     )
     client: Any = boto3.session.Session().client("secretsmanager", region_name=region, config=config)
+    hearing(client, "secretsmanager", client.meta.region_name)
     with contextlib.closing(client):
         return str(client.get_secret_value(SecretId=name)["SecretString"])
 

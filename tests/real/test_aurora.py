@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 
+import iam
 import pytest
 from aws import OTHER_REGION, REGION
 from aws_aurora import aurora
@@ -21,6 +22,7 @@ from tasks.database.protocol import Database, Drained, Operated, Witnessed
 from tasks.errors import EffectUnknown, LossAboveBudget, NotFenced, NotYet, Rejected, UnhealthyTarget
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+PROVIDER_NAME = "database.aurora"
 
 WEST, EAST = "venue-west", "venue-east"
 FENCE, PROMOTE = Fence(site="failed"), Promote(site="target")
@@ -237,3 +239,7 @@ def test_what_is_not_ours_is_never_touched(venue):
 
     venue.play(story)
     assert not calls(venue)
+
+
+def test_the_policy_allows_exactly_the_calls_that_were_made():
+    iam.check(PROVIDER_NAME)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 
+import iam
 import pytest
 from aws import OTHER_REGION, REGION
 from aws_conformance import front
@@ -15,6 +16,7 @@ from tasks.errors import MissingSecret, Unreachable
 from tasks.secrets import redact, resolve, resolved
 
 pytestmark = pytest.mark.real
+PROVIDER_NAME = "aws-secret"
 NAME = "venue/database"
 HERE = f"aws-secret:{NAME}?region={REGION}"
 
@@ -97,3 +99,7 @@ def test_nobody_there_is_unreachable(keeper, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.0.1:9")
     with pytest.raises(Unreachable, match="does not answer"):
         value(f"{HERE}#password")
+
+
+def test_the_policy_allows_exactly_the_calls_that_were_made():
+    iam.check(PROVIDER_NAME)

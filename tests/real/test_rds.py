@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 
+import iam
 import psycopg
 import pytest
 from aws import OTHER_REGION, REGION
@@ -21,6 +22,7 @@ from tasks.database.rds import PROVIDER
 from tasks.errors import BadInput, EffectUnknown, LossAboveBudget, NotFenced, NotYet, Rejected
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+PROVIDER_NAME = "database.rds"
 
 WEST, EAST = "venue-west", "venue-east"
 FENCE, PROMOTE = Fence(site="failed"), Promote(site="target")
@@ -322,3 +324,7 @@ def test_a_wrong_system_file():
             PROVIDER(PROVIDER.Settings.model_validate({"database": "d", "user": "u", "nodes": {"a": node}}), around)
 
     asyncio.run(main())
+
+
+def test_the_policy_allows_exactly_the_calls_that_were_made():
+    iam.check(PROVIDER_NAME)
