@@ -104,6 +104,8 @@ class Data:
     cached: dict[tuple[str, str], tuple[RRset, float]] = field(default_factory=dict)
     site_at: dict[str, str] = field(default_factory=dict)
     """address -> site."""
+    switches: dict[str, dict[str, bool]] = field(default_factory=dict)
+    """component -> site -> its switch is on."""
     pointed: dict[tuple[str, str, str], RRset] = field(default_factory=dict)
     """(name, type, site) -> the record set that points the name at the site."""
     down: set[str] = field(default_factory=set)

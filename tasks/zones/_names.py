@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from tasks.contract import Context
-from tasks.errors import UnhealthyTarget
+from tasks.errors import LostCompare, UnhealthyTarget
 from tasks.zones._probe import probe
 
 Rdtype = Literal["A", "AAAA", "CNAME"]
@@ -31,3 +32,12 @@ async def need_healthy(ctx: Context, targets: tuple[str, ...], text: str, name: 
             f"{name} is not pointed at {', '.join(sick)}: not healthy. Bring it up first.", unhealthy=sick
         )
     return list(targets)
+
+
+def moved(component: str, old: Mapping[str, bool], now: Mapping[str, bool]) -> LostCompare:
+    """The error for switches that somebody else flipped."""
+    return LostCompare(
+        f"{component}: expected the switches to be {dict(old)}, found {dict(now)}. Somebody else flipped them. Find out"
+        " who, then run again.",
+        found=dict(now),
+    )

@@ -21,7 +21,6 @@ from tasks.contract import Surroundings
 from tasks.errors import (
     BadInput,
     EffectUnknown,
-    LostCompare,
     NotYet,
     Rejected,
     RelightError,
@@ -29,6 +28,7 @@ from tasks.errors import (
     Unreachable,
 )
 from tasks.variables import expand
+from tasks.zones._names import moved
 from tasks.zones.protocol import Flipping
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ class Arc:
         if now == new:
             return
         if now != old:
-            raise self._moved(old, now)
+            raise moved(self._component, old, now)
         entries = [
             {"RoutingControlArn": self._control(s).arn, "RoutingControlState": "On" if on else "Off"}
             for s, on in new.items()
@@ -128,7 +128,7 @@ class Arc:
             return e
         now = await self._states_or(e)
         if now not in (old, new):
-            return self._moved(old, now)
+            return moved(self._component, old, now)
         said = e.message.lower()
         if "rule" in said and "wait" not in said:
             return SafetyRefusal(
@@ -169,13 +169,6 @@ class Arc:
         except KeyError:
             known = ", ".join(self.sites())
             raise BadInput(f"{self._component} has no switch for site {site!r}; it has {known}") from None
-
-    def _moved(self, old: Mapping[str, bool], now: Mapping[str, bool]) -> LostCompare:
-        return LostCompare(
-            f"{self._component}: expected the switches to be {dict(old)}, found {dict(now)}. Somebody else flipped"
-            " them. Find out who, then run again.",
-            found=dict(now),
-        )
 
 
 PROVIDER = Arc

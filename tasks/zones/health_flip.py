@@ -23,6 +23,7 @@ from tasks.aws import Account, Aws
 from tasks.contract import Surroundings
 from tasks.errors import BadInput, EffectUnknown, LeaseHeld, LostCompare, Rejected, RelightError, Unreachable
 from tasks.variables import expand
+from tasks.zones._names import moved
 from tasks.zones.protocol import Flipping
 
 _TEXT = re.compile(r"state=(on|off) epoch=(\d{1,18}) owner=relight\n?", re.ASCII)
@@ -90,7 +91,7 @@ class HealthFlip:
             raise self._newer(newest, by.epoch)
         states = {s: w.on for s, w in now.items()}
         if states not in (old, new):
-            raise self._moved(old, states)
+            raise moved(self._component, old, states)
         for wanted in (True, False):
             sites = [s for s, on in new.items() if on is wanted and now[s].on != on]
             await asyncio.gather(*(self._put(s, now[s], by.epoch, on=wanted) for s in sites))
@@ -160,13 +161,6 @@ class HealthFlip:
         except KeyError:
             known = ", ".join(self.sites())
             raise BadInput(f"{self._component} has no switch for site {site!r}; it has {known}") from None
-
-    def _moved(self, old: Mapping[str, bool], now: Mapping[str, bool]) -> LostCompare:
-        return LostCompare(
-            f"{self._component}: expected the switches to be {dict(old)}, found {dict(now)}. Somebody else flipped"
-            " them. Find out who, then run again.",
-            found=dict(now),
-        )
 
     def _newer(self, theirs: int, epoch: int) -> LeaseHeld:
         return LeaseHeld(

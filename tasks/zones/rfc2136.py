@@ -7,7 +7,7 @@ The epoch TXT of ``app.example.`` is ``_relight.app.example.`` with the text ``e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import dns.name
@@ -17,11 +17,12 @@ import dns.rdatatype
 from pydantic import BaseModel
 
 from tasks.contract import Surroundings
-from tasks.errors import BadInput, EffectUnknown, LeaseHeld, LostCompare, Rejected, RelightError, Unreachable
+from tasks.errors import BadInput, EffectUnknown, Unreachable
 from tasks.variables import expand
 from tasks.zones import _records as records
 from tasks.zones._asking import Asking, asked
 from tasks.zones._rfc2136_settings import RDTYPES, ZoneSettings
+from tasks.zones._swapping import Swap
 from tasks.zones._wire import LostReply, Primary
 from tasks.zones.protocol import Access, Answer, Owned, RRset, Served
 
@@ -81,29 +82,28 @@ class Rfc2136:
         self._settings.allowed(name, new.rdtype)
         if not new.values:
             raise BadInput(f"{self._component}: refusing to leave {name} {new.rdtype} without a record")
-        new = records.canonical(name, new.rdtype, new.ttl, new.values)
-        if old.epoch is not None and old.epoch > epoch:
-            raise self._newer(new, old.epoch, epoch)
         primary = self._primary
+        new = records.canonical(name, new.rdtype, new.ttl, new.values)
+        swap = Swap(self._component, primary.label, old, new, epoch)
+        swap.check_epoch()
         update = primary.update()
         records.fill_swap(update, old, new, epoch)
+        read = partial(self.read, name, new.rdtype)
         try:
             (reply,) = await primary.transact(update)
         except LostReply as lost:
             why = str(lost)
-            await self._settle(
-                new, epoch, lambda now: EffectUnknown(f"{primary.label}: {why} after an update; {records.shown(now)}")
+            await swap.settle(
+                read, lambda now: EffectUnknown(f"{primary.label}: {why} after an update; {records.shown(now)}")
             )
             return
         code = reply.rcode()
         said = dns.rcode.to_text(code)
         if code in _COMPARE_LOST:
-            await self._settle(new, epoch, lambda now: self._lost(old, now, said))
+            await swap.settle(read, lambda now: swap.lost(now, said))
         elif code == dns.rcode.SERVFAIL:
             # The server undoes what it began before it says SERVFAIL (RFC 2136 section 3.5); looking is still better.
-            await self._settle(
-                new, epoch, lambda now: Unreachable(f"{primary.label} failed (SERVFAIL): {records.shown(now)}")
-            )
+            await swap.settle(read, lambda now: Unreachable(f"{primary.label} failed (SERVFAIL): {records.shown(now)}"))
         elif code != dns.rcode.NOERROR:
             raise primary.refused(said)
 
@@ -152,37 +152,6 @@ class Rfc2136:
 
     async def aclose(self) -> None:
         """Nothing is held open between calls."""
-
-    async def _settle(self, new: RRset, epoch: int, otherwise: Callable[[Owned], RelightError]) -> None:
-        """Ask the primary what is true after an answer that does not tell. Returns when our change is in."""
-        try:
-            now = await self.read(new.name, new.rdtype)
-        except (Unreachable, Rejected) as e:
-            wanted = records.values_shown(new)
-            raise EffectUnknown(f"{self._primary.label}: cannot tell whether {wanted} is in: {e}") from e
-        if now.epoch == epoch and now.rrset == new:
-            return
-        if now.epoch is not None and now.epoch > epoch:
-            raise self._newer(new, now.epoch, epoch)
-        raise otherwise(now)
-
-    def _lost(self, old: Owned, now: Owned, said: str) -> LostCompare:
-        return LostCompare(
-            f"{self._primary.label} changed nothing ({said}): expected to find {records.shown(old)}, found"
-            f" {records.shown(now)}. Somebody else wrote in between, or the name has a CNAME. Find out who, then run"
-            " again.",
-            rcode=said,
-            found=list(now.rrset.values) if now.rrset else [],
-            found_epoch=now.epoch,
-        )
-
-    def _newer(self, new: RRset, zone_epoch: int, epoch: int) -> LeaseHeld:
-        return LeaseHeld(
-            f"{self._component}: {new.name} was last written by epoch {zone_epoch}; this run is epoch {epoch}, no"
-            " longer the newest. Look for the newer run.",
-            zone_epoch=zone_epoch,
-            epoch=epoch,
-        )
 
 
 PROVIDER = Rfc2136
