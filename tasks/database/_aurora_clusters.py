@@ -17,6 +17,7 @@ from pydantic import Field
 from tasks.aws import Aws
 from tasks.contract import Surroundings
 from tasks.database._managed import READ_ONLY, Regional, Unit, must_be_ours
+from tasks.database._nodes import Address
 from tasks.database._rds_settings import DataNode, SqlAccess
 from tasks.errors import Rejected
 from tasks.quantities import Duration
@@ -30,8 +31,8 @@ class AuroraNode(DataNode):
 
     cluster: str
     """Its DB cluster identifier."""
-    reader: str | None = None
-    """Its reader endpoint, ``host:port``: a secondary has no writer, so its SQL is asked there."""
+    reader: Address | None = None
+    """Its reader endpoint, ``host:port``: the writer endpoint of a secondary takes no connections."""
 
 
 class AuroraSettings(SqlAccess):

@@ -278,7 +278,7 @@ class Managed(Standing):
             raise NotYet(f"{found.name} is {seen.status}, its security groups are {', '.join(seen.security_groups)}")
         if await self._quarantined(seen):
             return
-        await self._control.tag(seen, fenced_at=datetime.now(UTC).isoformat(timespec="seconds"))
+        await self._control.tag(seen, fenced_at=self._around.clock.utc().isoformat(timespec="seconds"))
         with contextlib.suppress(EffectUnknown):
             await self._control.reboot(seen)
 

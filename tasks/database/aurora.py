@@ -15,8 +15,10 @@ Aurora User Guide, *Using switchover or failover in Aurora Global Database*.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, ClassVar, TypeVar
 
 import psycopg
 from pydantic import BaseModel
@@ -25,9 +27,12 @@ from tasks.contract import Surroundings
 from tasks.database._aurora_clusters import AuroraSettings, Clusters, Membership
 from tasks.database._managed import Managed, must_be_available, settled
 from tasks.database._reading import one
-from tasks.database._session import Broken, Connection, NoConnection, ask, said
+from tasks.database._session import Broken, Connection, NoConnection, Server, ask, said
 from tasks.database.protocol import Durability, NodeView
 from tasks.errors import Contradiction, EffectUnknown, NotYet, Rejected, RelightError, Unreachable
+from tasks.variables import expand
+
+T = TypeVar("T")
 
 ROLE = """
 SELECT pg_is_in_recovery() AS in_recovery, current_setting('default_transaction_read_only')::boolean AS read_only
@@ -53,15 +58,34 @@ class Aurora(Managed):
     async def view(self, node: str, vantage: str | None = None) -> NodeView:
         """Role by SQL; whom it follows, and up to when it is complete, by the control plane of its own region.
 
-        A secondary may have no instance that takes SQL (*headless*): then it does not answer, and cannot be promoted.
+        A secondary is asked at its reader endpoint, but only where the control plane says that it is one: the readers
+        of a primary say of themselves that they are in recovery, too.
         """
+        seen, told = await self._role(self._server(node, vantage), node), None
+        reader = self._aurora.nodes[node].reader
+        if seen.reach != "answers" and reader is not None:
+            told, complete = await self._told(node, replica=True)
+            if told is None or told.writer == node:
+                return seen
+            there = await self._role(self._reader(node, reader), node)
+            if not there.in_recovery:
+                return seen
+            seen = there
+        elif seen.in_recovery is not None:
+            told, complete = await self._told(node, replica=seen.in_recovery)
+        if told is None or not seen.in_recovery:
+            return seen
+        upstream = told.writer if told.writer in self.nodes() and told.writer != node else None
+        return replace(seen, last_commit_at=complete, upstream=upstream, streaming=told.connected.get(node))
+
+    async def _role(self, server: Server, node: str) -> NodeView:
         site = self.site_of(node)
 
         async def look(connection: Connection) -> dict[str, Any]:
             return await one(connection, ROLE)
 
         try:
-            row = await ask(self._server(node, vantage), look)
+            row = await ask(server, look)
         except NoConnection as e:
             return NodeView(node, site, e.reach, why=e.why)
         except Broken as e:
@@ -69,25 +93,28 @@ class Aurora(Managed):
         except psycopg.Error as e:
             return NodeView(node, site, "answers", why=said(e))
         replica = bool(row["in_recovery"])
-        told, complete = await self._told(node, replica=replica)
-        writer = told.writer if told else None
-        return NodeView(
-            node,
-            site,
-            "answers",
-            in_recovery=replica,
-            read_only=None if replica else bool(row["read_only"]),
-            last_commit_at=complete,
-            upstream=writer if replica and writer in self.nodes() and writer != node else None,
-            streaming=told.connected.get(node) if told and replica else None,
-        )
+        read_only = None if replica else bool(row["read_only"])
+        return NodeView(node, site, "answers", in_recovery=replica, read_only=read_only)
+
+    def _reader(self, node: str, reader: str) -> Server:
+        server, address = self._server(node), expand(reader)
+        return Server(**{**vars(server), "address": address, "label": f"{node} ({address}, its reader)"})
+
+    async def _on(self, node: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+        try:
+            return await super()._on(node, work)
+        except NoConnection:
+            reader = self._aurora.nodes[node].reader
+            if reader is None:
+                raise
+            return await ask(self._reader(node, reader), work)
 
     async def _told(self, node: str, *, replica: bool) -> tuple[Membership | None, datetime | None]:
         """What the control plane says; None where it does not answer."""
         region = self._aurora.nodes[node].region
         try:
             told = await self._clusters.membership(region)
-            complete = await self._clusters.complete_until(node, datetime.now(UTC)) if replica else None
+            complete = await self._clusters.complete_until(node, self._around.clock.utc()) if replica else None
         except RelightError:
             return None, None
         return told, complete

@@ -16,7 +16,7 @@ Fulfils ``Database``, ``Witnessed`` and ``Drained``. What is different from serv
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import ClassVar
 
 from pydantic import BaseModel
@@ -138,7 +138,7 @@ class Rds(Managed):
             if not found.replica and not (await prove(self, node)).fenced:
                 raise Contradiction(f"{node} may still take writes as a primary; fence it first (database.fence)")
             must_be_available(found)
-            kept = f"{found.name[:40]}-{datetime.now(UTC):%Y%m%d%H%M%S}"
+            kept = f"{found.name[:40]}-{self._around.clock.utc():%Y%m%d%H%M%S}"
             await self._instances.tag(found, retired=node)
             await self._instances.rename(found, kept)
             gone = await settled(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -70,7 +70,7 @@ class SupabaseSettings(BaseModel):
     database: str = "postgres"
     user: str = "postgres"
     password: SecretRef | None = None
-    sslmode: str = "require"
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "require"
     connect_timeout: Duration = 2.0
     query_timeout: Duration = 5.0
     stale_after: Duration = 65.0

@@ -78,6 +78,7 @@ class AuroraService(Service):
         def then() -> None:
             if self.plant:
                 self.plant.promote(name)
+                self.plant.admit(name, clients=True)  # its writer endpoint is active from now on
             self.writer, self.failing = target, {}
             self.connected[old] = "pending-resync"
             if not lossy:

@@ -81,6 +81,8 @@ class Plant:
         self.cluster, self.nodes = cluster, dict(nodes)
         self.ways = {i: [Way((f"127.0.8.{NODES[n][1]}", PORT)) for _ in range(2)] for i, n in nodes.items()}
 
+        self.more: list[Way] = []
+
     def promote(self, name: str) -> None:
         with self.cluster.admin(self.nodes[name]) as admin:
             admin.execute("SELECT pg_promote(true)")
@@ -106,7 +108,7 @@ class Plant:
         self.admit(name, clients=True)
 
     def close(self) -> None:
-        for ways in self.ways.values():
+        for ways in (*self.ways.values(), self.more):
             for way in ways:
                 way.close()
 

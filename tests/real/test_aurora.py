@@ -10,9 +10,9 @@ import iam
 import pytest
 from aws import OTHER_REGION, REGION
 from aws_aurora import aurora
-from aws_rds import Plant
+from aws_rds import Plant, Way
 from cloud_story import Run
-from pg_cluster import Cluster
+from pg_cluster import NODES, PORT, Cluster
 
 from tasks.clock import LoopClock
 from tasks.contract import Surroundings
@@ -41,6 +41,9 @@ class Venue:
             ec2.authorize_security_group_ingress(GroupId=made[0], IpPermissions=[rule])
             self.groups[region] = made
         self.arns = {}
+        self.readers = {n: Way((f"127.0.8.{NODES[i][1]}", PORT)) for n, i in plant.nodes.items()}
+        plant.more.extend(self.readers.values())
+        plant.admit(EAST, clients=False)  # the writer endpoint of a secondary
         aws.client("rds").create_global_cluster(
             GlobalClusterIdentifier="venue", Engine="aurora-postgresql", EngineVersion="15.4"
         )
@@ -78,6 +81,7 @@ class Venue:
                 "cluster": name,
                 "address": near,
                 "from": {other: far},
+                "reader": self.readers[name].address,
                 "quarantine": self.groups[region][1],
             }
 
