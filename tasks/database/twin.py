@@ -12,6 +12,7 @@ from tasks.database.protocol import (
     Database,
     Drained,
     Durability,
+    Limited,
     NodeView,
     Operated,
     Pooler,
@@ -282,6 +283,16 @@ class GlobalTwin(_Told):
         await self._sim.change(self._name, f"follow {node}", effect)
 
 
+class LimitedTwin(_Told):
+    """A service that lets nobody promote (Supabase). Restores are not simulated."""
+
+    def cannot(self, verb: str) -> str:
+        return self._real.cannot(verb) if isinstance(self._real, Limited) else ""
+
+    async def promote(self, node: str) -> None:
+        raise Rejected(f"{node} cannot be promoted: {self.cannot('promote')}")
+
+
 class PoolerTwin:
     """Fulfils ``Pooler``: one in each site, behind the site's balancer."""
 
@@ -342,6 +353,7 @@ class PoolerTwin:
 
 
 TWINS = (
+    (Limited, LimitedTwin),
     (Operated, DatabaseTwin),
     (Drained, ServedTwin),
     (Witnessed, GlobalTwin),

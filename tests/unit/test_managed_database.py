@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tasks import catalog
 from tasks.aws_secrets import Address, parse
+from tasks.clock import LoopClock
+from tasks.contract import Surroundings
 from tasks.database._loss import Known, choose, estimate, judge
 from tasks.database._managed import FENCED, FENCED_AT, OWNER, Unit, must_be_available, must_be_ours
 from tasks.database._replicas import _complete
 from tasks.database.protocol import NodeView
-from tasks.errors import MissingSecret, NotYet, Rejected
+from tasks.database.twin import DatabaseTwin, GlobalTwin, LimitedTwin, ServedTwin
+from tasks.errors import BadInput, MissingSecret, NotYet, Rejected
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 
@@ -129,3 +134,52 @@ def test_a_reference_to_a_secret(text, expected):
 def test_a_malformed_reference(text):
     with pytest.raises(MissingSecret, match="expected aws-secret:NAME-OR-ARN"):
         parse(text)
+
+
+SQL = {"database": "d", "user": "u"}
+AT = {"site": "west", "region": "eu-west-1", "address": "a:5432"}
+SETTINGS = {
+    "database.postgresql": {**SQL, "nodes": {"west": {"site": "west", "address": "a:5432"}}},
+    "database.rds": {**SQL, "nodes": {"west": {**AT, "instance": "w"}}},
+    "database.aurora": {**SQL, "global_cluster": "g", "nodes": {"west": {**AT, "cluster": "w"}}},
+    "database.supabase": {
+        "project": "venuevenuevenuevenue",
+        "name": "venue",
+        "organization": "events",
+        "token": "env:T",
+        "primary": "west",
+        "nodes": {"west": AT},
+    },
+}
+TWIN_OF = {
+    "database.postgresql": DatabaseTwin,
+    "database.rds": ServedTwin,
+    "database.aurora": GlobalTwin,
+    "database.supabase": LimitedTwin,
+}
+
+
+def provider(name, **more):
+    cls = catalog.provider(name)
+    around = Surroundings("venue", "database", ("west", "east"), LoopClock(), {}.__getitem__)
+    return cls(cls.Settings.model_validate({**SETTINGS[name], **more}), around)
+
+
+@pytest.mark.parametrize("name", TWIN_OF)
+def test_each_provider_has_the_twin_of_what_it_can_do(name):
+    async def main():
+        real = provider(name)
+        try:
+            assert next(t for p, t in catalog.twins("database") if isinstance(real, p)) is TWIN_OF[name]
+        finally:
+            await real.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_primary_that_is_no_node():
+    async def main():
+        with pytest.raises(BadInput, match="primary is 'main', the nodes are west"):
+            provider("database.supabase", primary="main")
+
+    asyncio.run(main())
