@@ -110,11 +110,15 @@ class Aurora(Managed):
             return await ask(self._reader(node, reader), work)
 
     async def _told(self, node: str, *, replica: bool) -> tuple[Membership | None, datetime | None]:
-        """What the control plane says; None where it does not answer."""
+        """What the control plane says; None where it does not answer. Raises NotYet where it asks to come back later: a
+        secondary must not look dead for that.
+        """
         region = self._aurora.nodes[node].region
         try:
             told = await self._clusters.membership(region)
             complete = await self._clusters.complete_until(node, self._around.clock.utc()) if replica else None
+        except NotYet:
+            raise
         except RelightError:
             return None, None
         return told, complete
