@@ -123,6 +123,8 @@ class Service(Front):
         self.moving: dict[tuple[str, str], str] = {}
         self.promoted: set[tuple[str, str]] = set()
         self.events: list[dict[str, Any]] = []
+        self.quiet = False
+        """Restarts leave no event."""
         self.works: list[threading.Thread] = []
         self.held: dict[str, threading.Event] = {}
         """Operation -> what it begins does not end before this is set."""
@@ -271,6 +273,8 @@ class Service(Front):
 
         def then() -> None:
             self._restart(name)
+            if self.quiet:
+                return
             self.events.append(
                 {
                     "SourceIdentifier": name,

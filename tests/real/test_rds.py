@@ -299,6 +299,21 @@ def test_what_is_not_ours_or_not_fit_is_never_touched(venue):
     )
 
 
+def test_a_quarantine_without_a_restart_is_no_fence(venue):
+    """What was connected before may still write: only the event of a later restart is proof."""
+    venue.rds.quiet = True
+
+    async def story(db):
+        run = Run(db)
+        with pytest.raises(NotYet, match="no event yet that says it did"):
+            await run.step(FENCE)
+        assert (await db.ask_host("west")).outcome == "runs"
+        with pytest.raises(NotFenced, match="which proves nothing"):
+            await run.step(PROMOTE)
+
+    venue.play(story, change_timeout="3s")
+
+
 def test_a_promotion_waits_for_rds_to_be_done(venue):
     """A replica that is being backed up cannot be promoted (API Reference, PromoteReadReplica): that passes."""
     venue.rds.moving[OTHER_REGION, EAST] = "backing-up"
