@@ -18,6 +18,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.parsers import ResponseParserError
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.contract import in_thread
@@ -109,6 +110,8 @@ class Aws:
             raise lost(f"{name}: no answer within {self._account.timeout:g} s ({e})") from e
         except ClientError as e:
             raise self._answered(e, name, lost) from e
+        except ResponseParserError as e:  # the page of a proxy in an outage, say; no BotoCoreError
+            raise lost(f"{name}: the answer is none of AWS ({str(e)[:200]})") from e
         except BotoCoreError as e:
             raise Rejected(f"{name} could not be sent ({e}); look at boto3's configuration") from e
 
