@@ -109,6 +109,10 @@ class Data:
     cached: dict[tuple[str, str], tuple[RRset, float]] = field(default_factory=dict)
     site_at: dict[str, str] = field(default_factory=dict)
     """address -> site."""
+    switches: dict[str, dict[str, bool]] = field(default_factory=dict)
+    """component -> site -> its switch is on."""
+    pointed: dict[tuple[str, str, str], RRset] = field(default_factory=dict)
+    """(name, type, site) -> the record set that points the name at the site."""
     down: set[str] = field(default_factory=set)
     """Sites that are gone as a whole."""
     acknowledged: list[int] = field(default_factory=list)
@@ -256,7 +260,7 @@ class World(Data):
             self._written += 1
             number = self._written
             try:
-                site = self.site_at[self.resolve("clients", *name).values[0]]
+                site = self.site_at[self.resolve("clients", *name).targets[0]]
                 _, node = await self.request(site, 1.0, number)
             except (Unreachable, Rejected):
                 continue

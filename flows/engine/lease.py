@@ -97,6 +97,7 @@ class Holder:
             automatic=self.automatic,
             released=False,
             last=self.last(old),
+            paused=old.paused if old else "",
         )
 
     def last(self, old: Held | None) -> LastRun | None:

@@ -16,7 +16,7 @@ from tasks.database._vacuuming import Vacuuming
 
 
 class PostgreSql(Replicating, Vacuuming):
-    """Fulfils ``tasks.database.protocol.Database`` and ``Operated``, and ``tasks.database._sizes.Vacuumed``."""
+    """Fulfils every Protocol of ``tasks.database.protocol`` but ``Pooler``, and ``tasks.database._sizes.Vacuumed``."""
 
     Settings: ClassVar[type[BaseModel]] = PostgresSettings
 

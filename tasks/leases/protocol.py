@@ -56,6 +56,7 @@ class Held:
         since: ISO 8601 UTC.
         step: where the run is, for people; refreshed at each renewal.
         ttl_s: of the holder: so long after its last renewal nobody else may take over.
+        paused: why no run of the system may start or change anything; empty while they may. On every machine.
     """
 
     epoch: int
@@ -69,10 +70,14 @@ class Held:
     automatic: bool = False
     released: bool = True
     last: LastRun | None = None
+    paused: str = ""
 
     def encode(self) -> str:
         """The record as ASCII JSON, the same text for equal records."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        found = asdict(self)
+        if not self.paused:  # as it was before there was such a flag
+            del found["paused"]
+        return json.dumps(found, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def decode(cls, text: str, where: str) -> Held:
