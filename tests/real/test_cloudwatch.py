@@ -17,6 +17,7 @@ from pathlib import Path
 
 import boto3
 import httpx
+import iam
 import pytest
 from ruamel.yaml import YAML
 
@@ -27,6 +28,7 @@ from tasks.metrics._alarms import Alarm
 from tasks.metrics.cloudwatch import CloudWatch, CloudWatchSettings
 
 pytestmark = pytest.mark.real
+PROVIDER_NAME = "metrics.cloudwatch"
 
 ADDRESS, PORT = "127.0.6.90", 5001
 BALANCER = {"LoadBalancer": "app/shop/1"}
@@ -221,3 +223,7 @@ def test_the_conditions_of_a_file_become_alarms_by_the_command(aws, tmp_path):
     assert names == set(applied)
     again = subprocess.run(words, capture_output=True, text=True, check=False)
     assert set(json.loads(again.stdout)["applied"].values()) == {"same"}
+
+
+def test_the_policy_allows_exactly_these_calls():
+    iam.check(PROVIDER_NAME)

@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import iam
 import pytest
 from ruamel.yaml import YAML
 
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from ce_server import serving
 
 pytestmark = pytest.mark.real
+PROVIDER_NAME = "cost.cost_explorer"
 
 TODAY = datetime.now(UTC).date()
 RELIGHT = Path(sys.executable).with_name("relight")
@@ -223,3 +225,7 @@ def test_the_report_and_the_threshold_by_the_command_line(biller, tmp_path):
     told = json.loads(relight("metrics", "--system", name).stdout)
     found = {m["metric"]: m for m in told["metrics"]}
     assert (found["daily_cost"]["outcome"], found["daily_cost"]["crossed"]) == ("warning", ["cost-increase"])
+
+
+def test_the_policy_allows_exactly_these_calls():
+    iam.check(PROVIDER_NAME)
