@@ -15,6 +15,9 @@ from typing import Any, Self
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+import aws as aws_ground
+
 RELIGHT = Path(sys.executable).with_name("relight")
 
 
@@ -145,3 +148,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
     finally:
         lab.do("down")
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[aws_ground.Moto]:
+    """One server for a module, kept between its tests; boto3's environment points at it."""
+    with aws_ground.moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture
+def aws(moto: aws_ground.Moto) -> aws_ground.Moto:
+    """The module's server, with nothing in it."""
+    moto.reset()
+    return moto
