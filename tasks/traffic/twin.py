@@ -16,6 +16,7 @@ class BalancerTwin:
 
     def __init__(self, real: Balancer, around: Surroundings, world: World, simulation: Simulation) -> None:
         self._real, self._world, self._sim, self._name = real, world, simulation, around.component
+        self.closes_sessions = real.closes_sessions
 
     async def aclose(self) -> None:
         """Nothing is held open."""
