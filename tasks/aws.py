@@ -30,7 +30,8 @@ SLOWED = frozenset({
     "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException",
     "TooManyRequestsException", "RequestLimitExceeded", "SlowDown", "PriorRequestNotComplete", "BandwidthLimitExceeded",
     "LimitExceededException", "EC2ThrottledException", "TransactionInProgressException",
-    "ProvisionedThroughputExceededException",
+    "ProvisionedThroughputExceededException", "ScalingActivityInProgress", "ResourceContention",
+    "TooManyInvalidationsInProgress",
 })  # fmt: skip
 """Codes by which AWS says "later": nothing was done (botocore/retries/standard.py, and Route 53's own)."""
 DENIED = frozenset({

@@ -26,7 +26,8 @@ class Strict(aws.Moto):
     def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         where = (host, aws.free_port(host))
         script = str(Path(__file__).with_name("strict_aws.py"))
-        environment = {**aws.KEYS, **aws.ALONE}
+        # EC2's images are most of the time that a reset costs; nobody here looks at one.
+        environment = {**aws.KEYS, **aws.ALONE, "MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}
         aws.Server.__init__(
             self, [sys.executable, script, host, str(where[1])], where, folder / "strict.log", environment
         )
