@@ -104,6 +104,12 @@ class Data:
     cached: dict[tuple[str, str], tuple[RRset, float]] = field(default_factory=dict)
     site_at: dict[str, str] = field(default_factory=dict)
     """address -> site."""
+    origin: dict[str, tuple[str, float, int]] = field(default_factory=dict)
+    """Component of a content delivery network -> site it fetches from, since when, version."""
+    invalidated: dict[str, float] = field(default_factory=dict)
+    """Component and reference of an invalidation -> when."""
+    caches: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    """Component and site of a cache -> key -> what is kept."""
     down: set[str] = field(default_factory=set)
     """Sites that are gone as a whole."""
     acknowledged: list[int] = field(default_factory=list)
