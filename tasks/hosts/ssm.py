@@ -212,7 +212,8 @@ class Ssm:
         def filled(match: re.Match[str]) -> str:
             if match[1] not in values:
                 raise BadInput(
-                    f"command {command!r} of component {self._around.component} needs {{{match[1]}}}, which is not given"
+                    f"command {command!r} of component {self._around.component} needs {{{match[1]}}}, which is not"
+                    " given"
                 )
             return values[match[1]]
 
