@@ -17,6 +17,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import aws as aws_ground
+import iam
+
+from tasks.aws import HEARD
 
 RELIGHT = Path(sys.executable).with_name("relight")
 
@@ -162,3 +165,13 @@ def aws(moto: aws_ground.Moto) -> aws_ground.Moto:
     """The module's server, with nothing in it."""
     moto.reset()
     return moto
+
+
+@pytest.fixture(autouse=True)
+def _calls_heard(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Notes every call to AWS in a module that says whose provider it tests, for ``iam.check``."""
+    provider = getattr(request.module, "PROVIDER_NAME", None)
+    token = HEARD.set(iam.HEARD[provider].add) if provider else None
+    yield
+    if token is not None:
+        HEARD.reset(token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import aws as ground
+import iam
 import pytest
 import strict
 from botocore.exceptions import ClientError
@@ -13,6 +14,7 @@ from tasks.capacity.autoscaling import PROVIDER, TARGET, UP
 from tasks.errors import BadInput, EffectUnknown, LeaseHeld, NotYet, Rejected, SafetyRefusal, Unreachable
 
 pytestmark = pytest.mark.real
+PROVIDER_NAME = "capacity.autoscaling"
 REGIONS = {"west": ground.REGION, "east": ground.OTHER_REGION}
 PLAN = {
     "min_instances": 2,
@@ -148,6 +150,7 @@ def test_the_maximum_of_the_group_is_raised_within_the_limits_of_the_system(grou
 )
 def test_a_launch_that_fails_is_told_with_what_to_do(groups, message, error, told):
     groups.set(no_capacity=message)
+    asg(groups).set_desired_capacity(AutoScalingGroupName="venue-east", DesiredCapacity=3)
 
     async def test(provider):
         ctx = strict.context({"capacity": provider}, left_s=2.0)
@@ -401,3 +404,7 @@ def test_the_failed_region_is_not_needed(groups):
         assert {c.region for c in heard} == {ground.OTHER_REGION}
 
     capacity(test)
+
+
+def test_the_policy_allows_exactly_these_calls():
+    iam.check(PROVIDER_NAME)

@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import replace
 from types import SimpleNamespace
 
+import iam
 import pytest
 import strict
 
@@ -30,6 +31,7 @@ from tasks.simulation import Process, Simulation, enter
 from tasks.world import World
 
 pytestmark = pytest.mark.real
+PROVIDER_NAME = "cdn.cloudfront"
 SWITCH, INVALIDATE = actions.SwitchOrigin(site="target"), actions.Invalidate(paths=("/a/*", "/b"))
 
 
@@ -369,3 +371,7 @@ def test_throttled_hung_and_the_control_plane_is_heard(distribution):
     with contextlib.ExitStack() as after:
         after.callback(distribution.server.go_on)
         cloudfront(distribution, hung, timeout="300ms")
+
+
+def test_the_policy_allows_exactly_these_calls():
+    iam.check(PROVIDER_NAME)

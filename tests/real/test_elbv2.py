@@ -6,6 +6,7 @@ import asyncio
 from types import SimpleNamespace
 
 import aws as ground
+import iam
 import pytest
 import strict
 
@@ -23,6 +24,7 @@ from tasks.traffic import actions
 from tasks.traffic.elbv2 import PROVIDER
 
 pytestmark = pytest.mark.real
+PROVIDER_NAME = "traffic.elbv2"
 TAG = [{"Key": "relight:system", "Value": "venue"}]
 WEIGHTS = {"west-app": 100, "east-app": 0}
 
@@ -374,3 +376,7 @@ def test_database_connections_are_not_routed_here(balancer):
             await actions.RoutePrimary(at="west").observe(ctx)
 
     elb(test)
+
+
+def test_the_policy_allows_exactly_these_calls():
+    iam.check(PROVIDER_NAME)

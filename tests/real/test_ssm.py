@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import aws as ground
+import iam
 import pytest
 import strict
 
@@ -13,6 +14,7 @@ from tasks.errors import BadInput, EffectUnknown, NotYet, SafetyRefusal, Unreach
 from tasks.hosts import local, ssm
 
 pytestmark = pytest.mark.real
+PROVIDER_NAME = "hosts.ssm"
 COMMANDS = {
     "say": ["echo", "{target}", "and", "{upstream}"],
     "fail": ["sh", "-c", "echo out; echo err >&2; exit 3"],
@@ -207,3 +209,7 @@ def test_hung(instance):
         by_ssm(instance, test, timeout="300ms")
     finally:
         instance.server.go_on()
+
+
+def test_the_policy_allows_exactly_these_calls():
+    iam.check(PROVIDER_NAME)
