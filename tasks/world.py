@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from tasks.capacity.protocol import Scaling
 from tasks.database.protocol import Durability
 from tasks.errors import Contradiction, Rejected, Unreachable
 from tasks.zones.protocol import RRset
@@ -110,6 +111,12 @@ class Data:
     """Component and reference of an invalidation -> when."""
     caches: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     """Component and site of a cache -> key -> what is kept."""
+    scaling: dict[tuple[str, str], Scaling] = field(default_factory=dict)
+    """Component and site of a group -> its rules."""
+    refreshes: dict[tuple[str, str], tuple[str, str, str, float]] = field(default_factory=dict)
+    """Component and site of a group -> the newest refresh: version, version before, status, since when."""
+    deregistered: set[str] = field(default_factory=set)
+    """Application servers that were taken out of their target group."""
     down: set[str] = field(default_factory=set)
     """Sites that are gone as a whole."""
     acknowledged: list[int] = field(default_factory=list)

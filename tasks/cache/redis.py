@@ -84,9 +84,9 @@ class RedisCache:
     async def flush(self, site: str, run_id: str) -> None:
         async def forget(redis: Redis) -> None:
             await self._marked(site, redis)
-            await self._must_be_master(site, redis)
+            await _must_be_master(self._label(site), redis)
             if self._settings.prefix:
-                await self._unlink(redis)
+                await _unlink(redis, self._settings.prefix)
                 await redis.set(FLUSHED, run_id)
                 return
             # One transaction: it never stands there unmarked.
@@ -109,28 +109,9 @@ class RedisCache:
             raise BadInput(f"{self._label(site)}: no fill in its settings, so nothing is known that fills {key!r}")
         await fetched("GET", expand(fill).replace("{key}", quote(key)), None, self._settings.timeout)
 
-    async def _unlink(self, redis: Redis) -> None:
-        batch: list[str] = []
-        pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self._settings.prefix) + "*"
-        async for key in redis.scan_iter(match=pattern, count=_BATCH):
-            if key in (MARK, FLUSHED):
-                continue
-            batch.append(key)
-            if len(batch) == _BATCH:
-                await redis.unlink(*batch)
-                batch.clear()
-        if batch:
-            await redis.unlink(*batch)
-
     async def _marked(self, site: str, redis: Redis) -> None:
         found = await redis.get(MARK)
         owned(self._label(site), {} if found is None else {MARK: str(found)}, self._around.system)
-
-    async def _must_be_master(self, site: str, redis: Redis) -> None:
-        role = await redis.role()
-        name = role[0] if isinstance(role, list) else role.get("role", role)
-        if str(name) != "master":
-            raise Rejected(f"{self._label(site)} is a {name}, not a master; nothing was flushed. Promote it first.")
 
     async def _with(self, site: str, what: str, do: Callable[[Redis], Awaitable[T]], *, changes: bool = False) -> T:
         """Run ``do`` on a connection of its own; redis-py's errors as ours."""
@@ -188,6 +169,27 @@ class RedisCache:
         except KeyError:
             known = ", ".join(self._settings.sites)
             raise BadInput(f"{self._around.component}: no cache in site {site!r}; there is one in: {known}") from None
+
+
+async def _unlink(redis: Redis, prefix: str) -> None:
+    batch: list[str] = []
+    pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix) + "*"
+    async for key in redis.scan_iter(match=pattern, count=_BATCH):
+        if key in (MARK, FLUSHED):
+            continue
+        batch.append(key)
+        if len(batch) == _BATCH:
+            await redis.unlink(*batch)
+            batch.clear()
+    if batch:
+        await redis.unlink(*batch)
+
+
+async def _must_be_master(label: str, redis: Redis) -> None:
+    role = await redis.role()
+    name = role[0] if isinstance(role, list) else role.get("role", role)
+    if str(name) != "master":
+        raise Rejected(f"{label} is a {name}, not a master; nothing was flushed. Promote it first.")
 
 
 PROVIDER = RedisCache

@@ -9,12 +9,13 @@ High availability with origin failover.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.aws import Account, Aws
+from tasks.cdn._pointers import Pointers
 from tasks.cdn.protocol import Edge
 from tasks.contract import Surroundings
 from tasks.errors import BadInput, LostCompare, Rejected
@@ -57,6 +58,8 @@ class CloudFront:
         self._settings, self._around = settings, around
         self._aws = Aws(settings, around.component)
         self._site_of = {o.id: s for s, o in settings.sites.items()}
+        label = f"{around.component}: distribution {settings.distribution}"
+        self._pointers = Pointers(label, settings.group, frozenset(self._site_of))
 
     async def aclose(self) -> None:
         """Close the clients."""
@@ -75,7 +78,7 @@ class CloudFront:
         answer = await self._distribution()
         distribution, version = answer["Distribution"], answer["ETag"]
         config = distribution["DistributionConfig"]
-        origins = self._origins(config)
+        origins = self._pointers.origins(config)
         sites = {self._site_of.get(o) for o in origins.values()}
         return Edge(
             f"distribution {self._settings.distribution}",
@@ -90,7 +93,7 @@ class CloudFront:
         if answer["ETag"] != version:
             raise self._lost(version, answer["ETag"])
         config = copy.deepcopy(answer["Distribution"]["DistributionConfig"])
-        self._point(config, self._origin(site).id)
+        self._pointers.point(config, self._origin(site).id)
         try:
             await self._ask(
                 f"UpdateDistribution to {site}",
@@ -134,47 +137,6 @@ class CloudFront:
         owned(label, pairs(tags["Tags"].get("Items") or []), self._around.system)
         return answer
 
-    def _origins(self, config: Mapping[str, Any]) -> dict[str, str]:
-        """Path pattern -> origin, of those that point to some site's; with a group, its first member."""
-        if self._settings.group is not None:
-            return {f"group {self._settings.group}": self._members(config)[0]["OriginId"]}
-        found = {p: b["TargetOriginId"] for p, b in _behaviours(config) if b["TargetOriginId"] in self._site_of}
-        if not found:
-            raise BadInput(
-                f"{self._around.component}: no cache behaviour of {self._settings.distribution} points to"
-                f" {', '.join(self._site_of)}; it has {', '.join(b['TargetOriginId'] for _, b in _behaviours(config))}"
-            )
-        return found
-
-    def _point(self, config: dict[str, Any], to: str) -> None:
-        if self._settings.group is not None:
-            members = self._members(config)
-            first = [m for m in members if m["OriginId"] == to]
-            if not first:
-                raise BadInput(f"{self._around.component}: origin group {self._settings.group} has no member {to}")
-            members[:] = first + [m for m in members if m["OriginId"] != to]
-            return
-        known = {
-            o["Id"] for o in [*config["Origins"]["Items"], *((config.get("OriginGroups") or {}).get("Items") or [])]
-        }
-        if to not in known:
-            raise BadInput(
-                f"{self._around.component}: {self._settings.distribution} has no origin {to}; it has"
-                f" {', '.join(sorted(known))}"
-            )
-        for _, behaviour in _behaviours(config):
-            if behaviour["TargetOriginId"] in self._site_of:
-                behaviour["TargetOriginId"] = to
-
-    def _members(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
-        for group in (config.get("OriginGroups") or {}).get("Items") or []:
-            if group["Id"] == self._settings.group:
-                items: list[dict[str, Any]] = group["Members"]["Items"]
-                return items
-        raise BadInput(
-            f"{self._around.component}: {self._settings.distribution} has no origin group {self._settings.group}"
-        )
-
     def _lost(self, expected: str, found: str) -> LostCompare:
         return LostCompare(
             f"{self._around.component}: distribution {self._settings.distribution} was changed by somebody else:"
@@ -193,11 +155,6 @@ class CloudFront:
     async def _ask(self, what: str, call: Callable[[Any], T], *, changes: bool = False) -> T:
         client = await self._aws.client("cloudfront", CONTROL_PLANE)
         return await self._aws.call(what, lambda: call(client), changes=changes)
-
-
-def _behaviours(config: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    more = (config.get("CacheBehaviors") or {}).get("Items") or []
-    return [("*", config["DefaultCacheBehavior"]), *((b["PathPattern"], b) for b in more)]
 
 
 def _getting(distribution: str, invalidation: str) -> Callable[[Any], Any]:

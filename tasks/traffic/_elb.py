@@ -150,6 +150,12 @@ class Reading:
         """Close the clients."""
         await self._aws.aclose()
 
+    def groups(self, site: str, pool: str) -> dict[str, str]:
+        return {name: g.site for name, g in self._pool(site, pool).groups.items()}
+
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self._settings.sites)
+
     def _site(self, site: str) -> SiteBalancer:
         try:
             return self._settings.sites[site]

@@ -24,9 +24,6 @@ class Elbv2(Weighing):
     Settings: ClassVar[type[BaseModel]] = Elbv2Settings
     closes_sessions: ClassVar[bool] = False
 
-    def sites(self) -> tuple[str, ...]:
-        return tuple(self._settings.sites)
-
     async def servers(self, site: str, pool: str) -> tuple[Server, ...]:
         view, settings = await self._view(site, pool), self._pool(site, pool)
         names = [n for n in settings.groups if n in view.arns]

@@ -78,6 +78,10 @@ class Balancer(Protocol):
 class Members(Protocol):
     """A balancer whose servers stand for many targets."""
 
+    def groups(self, site: str, pool: str) -> dict[str, str]:
+        """Server -> site that its targets run in."""
+        ...
+
     async def explain(self, site: str, pool: str) -> Facts:
         """What else decides where requests go: cross-zone balancing, stickiness, deregistration delay."""
         ...

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +15,12 @@ from typing import Any
 import aws
 import pytest
 
+from flows.engine.virtualtime import VirtualLoop
 from tasks.clock import LoopClock
 from tasks.contract import Context, RunInfo
+from tasks.errors import RelightError
 from tasks.network import Sockets
+from tasks.simulation import Process, Simulation, enter
 
 
 class Strict(aws.Moto):
@@ -92,3 +95,49 @@ def with_provider(build: Any, settings: dict[str, Any], component: str, test: An
             await provider.aclose()
 
     asyncio.run(main())
+
+
+# ---- one story, told by a provider and by its twin ----
+
+
+class Told:
+    """Writes down what came of each call of a story."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, Any]] = []
+
+    async def __call__(
+        self, label: str, call: Awaitable[Any], show: Callable[[Any], Any] = lambda found: found
+    ) -> None:
+        try:
+            self.lines.append((label, show(await call)))
+        except RelightError as e:
+            self.lines.append((label, next(c.__name__ for c in type(e).__mro__ if c.__module__ == "tasks.errors")))
+
+    async def becomes(self, label: str, look: Callable[[], Awaitable[Any]], wanted: Any) -> None:
+        """Until ``look`` gives ``wanted``: what is true in the end counts, not when."""
+        seen = None
+        for _ in range(200):
+            seen = await look()
+            if seen == wanted:
+                break
+            await asyncio.sleep(0.05)
+        self.lines.append((label, seen))
+
+
+def told_by(run: Callable[[Any], None], story: Any) -> list[tuple[str, Any]]:
+    """The transcript of a story; ``run`` calls what it is given with the provider."""
+    told = Told()
+    run(lambda provider: story(told, provider))
+    return told.lines
+
+
+def by_twin(twin: Any, real: Any, world: Callable[[], Any], component: str, test: Any) -> None:
+    """Run ``test(twin)`` under virtual time."""
+
+    async def main() -> None:
+        enter(Process("test"))
+        await test(twin(real, around(component), world(), Simulation()))
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())

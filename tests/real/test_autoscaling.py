@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
+
 import aws as ground
 import iam
 import pytest
@@ -10,8 +14,12 @@ from botocore.exceptions import ClientError
 
 from tasks.aws import HEARD
 from tasks.capacity import actions
-from tasks.capacity.autoscaling import PROVIDER, TARGET, UP
+from tasks.capacity._rules import TARGET, UP
+from tasks.capacity.autoscaling import PROVIDER
+from tasks.capacity.protocol import Limits, Rolling
+from tasks.capacity.twin import GroupTwin
 from tasks.errors import BadInput, EffectUnknown, LeaseHeld, NotYet, Rejected, SafetyRefusal, Unreachable
+from tasks.world import Node, World
 
 pytestmark = pytest.mark.real
 PROVIDER_NAME = "capacity.autoscaling"
@@ -404,6 +412,66 @@ def test_the_failed_region_is_not_needed(groups):
         assert {c.region for c in heard} == {ground.OTHER_REGION}
 
     capacity(test)
+
+
+async def story(told, group):
+    """What a group does, as the provider and its twin must both tell it."""
+
+    async def ready():
+        return sum(i.ready for i in await group.instances("east"))
+
+    async def version():
+        return sorted(set((await group.versions("east")).values()))
+
+    async def status():
+        return (await group.newest_refresh("east")).status
+
+    wanted = actions.Policy(site="east", auto_scaling=PLAN).auto_scaling.scaling()
+    await told("limits", asyncio.sleep(0, group.limits("east")))
+    await told("below the limits", group.scale("east", 0))
+    await told("above the limits", group.scale("east", 11))
+    await told("grow", group.scale("east", 3))
+    await told.becomes("three are ready", ready, 3)
+    await told("the same again", group.scale("east", 3))
+    await told("one less", group.scale("east", 2))
+    await told.becomes("two are ready", ready, 2)
+    await told("rules", group.set_scaling("east", wanted))
+    await told("they are kept", group.scaling("east"), lambda found: (found[0] == wanted, found[1]))
+    await told("rules that would stop some", group.set_scaling("east", replace(wanted, minimum=1, maximum=1)))
+    await told("quota", group.quota("east"))
+    await told("no refresh yet", group.newest_refresh("east"))
+    await told("nothing to roll back", group.roll_back("east"))
+    await told("refresh", group.start_refresh("east", Rolling("2", 90, 110, 1)))
+    await told("the same refresh again", group.start_refresh("east", Rolling("2", 90, 110, 1)))
+    await told("another one beside it", group.start_refresh("east", Rolling("3", 90, 110, 1)))
+    await told.becomes("it ends", status, "Successful")
+    await told("all of version 2", version())
+    await told("and another one", group.start_refresh("east", Rolling("3", 90, 110, 1)))
+    await told("turn round", group.roll_back("east"))
+    await told.becomes("it is back", status, "RollbackSuccessful")
+    await told("still version 2", version())
+
+
+def test_the_twin_tells_the_same_story(groups):
+    groups.set(settle_s=1.0)
+    real = strict.told_by(capacity, story)
+    limited = SimpleNamespace(limits=lambda _site: Limits(1, 10))
+
+    def world():
+        return World(
+            strict.SITES, running={"west": 2, "east": 1}, ready_since={"west": -1e9, "east": -1e9}, admin=ADMIN
+        )
+
+    node = Node("db", "east", replica=False)
+
+    def run(test):
+        strict.by_twin(GroupTwin, limited, lambda: replace(world(), nodes={"db": node}), "capacity", test)
+
+    assert strict.told_by(run, story) == real
+
+
+ADMIN = {(s, "db"): {"db": "ready"} for s in strict.SITES}
+"""Instances are ready when their database is."""
 
 
 def test_the_policy_allows_exactly_these_calls():

@@ -22,6 +22,8 @@ from tasks.errors import (
 )
 from tasks.traffic import actions
 from tasks.traffic.elbv2 import PROVIDER
+from tasks.traffic.twin import GroupsTwin
+from tasks.world import World
 
 pytestmark = pytest.mark.real
 PROVIDER_NAME = "traffic.elbv2"
@@ -376,6 +378,48 @@ def test_database_connections_are_not_routed_here(balancer):
             await actions.RoutePrimary(at="west").observe(ctx)
 
     elb(test)
+
+
+async def story(told, traffic):
+    """What a balancer does, as the provider and its twin must both tell it."""
+
+    def plain(servers):
+        return {s.name: (s.site, s.admin, s.up, s.weight > 0, len(s.members)) for s in servers}
+
+    async def states():
+        return sorted(t.state for t in await traffic.targets("west", "app", "west-app"))
+
+    await told("sites", asyncio.sleep(0, traffic.sites()))
+    await told("closes sessions", asyncio.sleep(0, traffic.closes_sessions))
+    await told("groups", asyncio.sleep(0, traffic.groups("west", "app")))
+    await told("servers", traffic.servers("west", "app"), plain)
+    await told("drain the only one", traffic.set_admin("west", "app", "west-app", "drain"))
+    await told("make the other one ready", traffic.set_admin("west", "app", "east-app", "ready"))
+    await told("both", traffic.servers("west", "app"), plain)
+    await told("the same again", traffic.set_admin("west", "app", "east-app", "ready"))
+    await told("drain the first", traffic.set_admin("west", "app", "west-app", "maint"))
+    await told("one", traffic.servers("west", "app"), plain)
+    await told("drain the last", traffic.set_admin("west", "app", "east-app", "drain"))
+    await told("a group that is not there", traffic.set_admin("west", "app", "none", "ready"))
+    await told("keep", traffic.persist("west"))
+    target = (await traffic.targets("west", "app", "west-app"))[0]
+    await told("take a target out", traffic.deregister("west", "app", "west-app", target))
+    await told.becomes("one stays", states, ["healthy"])
+    await told("and in again", traffic.register("west", "app", "west-app", target))
+    await told.becomes("two", states, ["healthy", "healthy"])
+
+
+def test_the_twin_tells_the_same_story(balancer):
+    real = strict.told_by(elb, story)
+    groups = {"west-app": "west", "east-app": "east"}
+    shape = SimpleNamespace(sites=lambda: ("west",), closes_sessions=False, groups=lambda _site, _pool: groups)
+
+    def world():
+        admin = {f"{s}-app{n}": "ready" if s == "west" else "maint" for s in strict.SITES for n in (1, 2)}
+        since = {"west": -1e9, "east": -1e9}
+        return World(strict.SITES, running={"west": 2, "east": 2}, ready_since=since, admin={("west", "app"): admin})
+
+    assert strict.told_by(lambda test: strict.by_twin(GroupsTwin, shape, world, "traffic", test), story) == real
 
 
 def test_the_policy_allows_exactly_these_calls():
