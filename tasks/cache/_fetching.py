@@ -11,9 +11,10 @@ from tasks.errors import Rejected, Unreachable
 
 
 async def fetched(method: str, url: str, host: str | None, timeout_s: float) -> Mapping[str, str]:
-    """The headers of a good answer (2xx, 3xx, and what else may be cached: 404 and 410 may not count as warm).
+    """The headers of a good answer, 2xx or 3xx (404 and 410 may be cached too, and are not what is wanted).
 
-    Raises Unreachable without an answer, Rejected for another status. A connection of its own each time.
+    Raises Unreachable without an answer (with the fact ``sent`` where the request went out), Rejected for another
+    status. A connection of its own each time.
     """
     headers = {"Host": host} if host else {}
     try:
@@ -25,7 +26,8 @@ async def fetched(method: str, url: str, host: str | None, timeout_s: float) -> 
     except (httpx.ConnectError, httpx.ConnectTimeout) as e:
         raise Unreachable(f"{method} {url}: no connection ({e})") from e
     except (httpx.HTTPError, TimeoutError) as e:
-        raise Unreachable(f"{method} {url}: no answer within {timeout_s:g} s ({str(e) or type(e).__name__})") from e
+        why = str(e) or type(e).__name__
+        raise Unreachable(f"{method} {url}: no answer within {timeout_s:g} s ({why})", sent=True) from e
     if answer.status_code >= 400:
         raise Rejected(f"{method} {url}: HTTP {answer.status_code}, expected 2xx or 3xx", status=answer.status_code)
     return answer.headers

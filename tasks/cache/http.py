@@ -68,7 +68,7 @@ class HttpCache:
         try:
             await self._fetch(self._settings.flush_method, url)
         except Unreachable as e:
-            if "no connection" in e.message:
+            if not e.facts.get("sent"):
                 raise
             raise EffectUnknown(e.message) from e
         except Rejected as e:

@@ -17,6 +17,8 @@ from tasks.errors import BadInput
 from tasks.traffic._elb import Elbv2Settings, PoolSettings, View, Weighing, attributes
 from tasks.traffic.protocol import Server, Target
 
+_CROSS_ZONE = "load_balancing.cross_zone.enabled"
+
 
 class Elbv2(Weighing):
     """Fulfils ``Balancer`` and ``Members`` of ``tasks.traffic.protocol``."""
@@ -59,10 +61,13 @@ class Elbv2(Weighing):
                 lambda c: c.describe_load_balancer_attributes(LoadBalancerArn=view.balancer),
             )
             groups = {n: await self._attributes(site, a) for n, a in view.arns.items()}
-            # An ALB balances across zones always; an NLB only where its attribute says so.
+            # An ALB balances across zones, an NLB where its attribute says so; a group may say otherwise for itself.
+            of_all = ":loadbalancer/app/" in view.balancer or attributes(balancer).get(_CROSS_ZONE) == "true"
             have = self._explained[site, pool] = {
-                "cross_zone": ":loadbalancer/app/" in view.balancer
-                or attributes(balancer).get("load_balancing.cross_zone.enabled") == "true",
+                "cross_zone": {
+                    n: a.get(_CROSS_ZONE, "") == "true" or (a.get(_CROSS_ZONE, "") != "false" and of_all)
+                    for n, a in groups.items()
+                },
                 "deregistration_delay_s": {
                     n: int(a.get("deregistration_delay.timeout_seconds", 300)) for n, a in groups.items()
                 },

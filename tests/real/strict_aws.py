@@ -19,17 +19,15 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
 
-from moto.autoscaling.models import AutoScalingBackend, FakeAutoScalingGroup
+from moto.autoscaling.models import FakeAutoScalingGroup, InstanceState
 from moto.autoscaling.responses import AutoScalingResponse
 from moto.cloudfront import models as cloudfront
-from moto.cloudfront.responses import CloudFrontResponse
 from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult, EmptyResult
 from moto.elbv2.models import FakeHealthStatus, FakeTargetGroup
 from moto.elbv2.responses import ELBV2Response
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.servicequotas.models import ServiceQuotasBackend
-from moto.ssm.models import Command
 from moto.ssm.responses import SimpleSystemManagerResponse
 from werkzeug.serving import run_simple
 
@@ -284,11 +282,8 @@ def launch_template(self: Any) -> dict[str, Any] | None:
     return found and {**found, "Version": self.auto_scaling_group.__dict__.get("version", "1")}
 
 
-from moto.autoscaling.models import InstanceState  # noqa: E402 - beside what it changes
-
 was_launch_template = InstanceState.__dict__["launch_template"]
 InstanceState.launch_template = property(launch_template)
-_ = AutoScalingBackend
 
 
 # ---- CloudFront: If-Match is compared, a change is InProgress for a while, a caller reference counts once ----
@@ -333,7 +328,6 @@ was_create_invalidation = cloudfront.CloudFrontBackend.create_invalidation
 cloudfront.CloudFrontBackend.create_invalidation = create_invalidation
 cloudfront.Distribution.status = settled("InProgress", "Deployed")
 cloudfront.Invalidation.status = settled("InProgress", "Completed")
-_ = CloudFrontResponse
 
 
 # ---- Service Quotas ----
@@ -406,7 +400,6 @@ def cancel_command(self: SimpleSystemManagerResponse) -> ActionResult:
 
 for patched in (get_command_invocation, list_command_invocations, cancel_command):
     setattr(SimpleSystemManagerResponse, patched.__name__, patched)
-_ = Command
 
 
 # ---- faults, and the server ----

@@ -115,13 +115,16 @@ SHIFT = actions.Shift(at="west", to="east")
 
 
 def test_shift_moves_every_listener_and_rule_and_undo_moves_them_back(balancer):
+    own = [{"Key": "load_balancing.cross_zone.enabled", "Value": "false"}]
+    balancer.elb.modify_target_group_attributes(TargetGroupArn=balancer.groups["east-app"], Attributes=own)
+
     async def test(traffic):
         ctx = strict.context({"traffic": traffic})
         seen = await SHIFT.observe(ctx)
         assert seen.changes[1:] == ("east-app: drain -> ready", "west-app: ready -> drain")
         assert weights(balancer) == everywhere(100, 0), "observe changed something"
         assert seen.facts["balancer"]["sticky_s"] == 60
-        assert seen.facts["balancer"]["cross_zone"] is True
+        assert seen.facts["balancer"]["cross_zone"] == {"west-app": True, "east-app": False}
         assert sorted(seen.facts["balancer"]["routes"]) == ["listener 80", "listener 80 rule 7", "listener 8080"]
         seen, facts, after = await take(SHIFT, ctx)
         assert (facts["persisted"], after.holds) == (True, True)
