@@ -96,15 +96,6 @@ class Data:
     """(site, pool) -> server -> ready, drain or maint."""
     running: dict[str, int] = field(default_factory=dict)
     ready_since: dict[str, float] = field(default_factory=dict)
-    paused: set[str] = field(default_factory=set)
-    buckets: dict[str, Bucket] = field(default_factory=dict)
-    records: dict[tuple[str, str], Record] = field(default_factory=dict)
-    serial: int = 1
-    lease: tuple[str, float] | None = None
-    """The record of a lease's store, and when it was written."""
-    cached: dict[tuple[str, str], tuple[RRset, float]] = field(default_factory=dict)
-    site_at: dict[str, str] = field(default_factory=dict)
-    """address -> site."""
     origin: dict[str, tuple[str, float, int]] = field(default_factory=dict)
     """Component of a content delivery network -> site it fetches from, since when, version."""
     invalidated: dict[str, float] = field(default_factory=dict)
@@ -117,6 +108,15 @@ class Data:
     """Component and site of a group -> the newest refresh: version, version before, status, since when."""
     deregistered: set[str] = field(default_factory=set)
     """Application servers that were taken out of their target group."""
+    paused: set[str] = field(default_factory=set)
+    buckets: dict[str, Bucket] = field(default_factory=dict)
+    records: dict[tuple[str, str], Record] = field(default_factory=dict)
+    serial: int = 1
+    lease: tuple[str, float] | None = None
+    """The record of a lease's store, and when it was written."""
+    cached: dict[tuple[str, str], tuple[RRset, float]] = field(default_factory=dict)
+    site_at: dict[str, str] = field(default_factory=dict)
+    """address -> site."""
     down: set[str] = field(default_factory=set)
     """Sites that are gone as a whole."""
     acknowledged: list[int] = field(default_factory=list)
