@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EVERY ?= 8
+# Two workers where each can have a network of its own (the lab's addresses are fixed), else one after the other.
+WORKERS ?= $(shell unshare --net true 2>/dev/null && echo 2 || echo 0)
 
 .DEFAULT_GOAL := help
 .PHONY: help install drill test unit check format endurance bench-window prove crash lock schema clean
@@ -24,10 +26,10 @@ drill: install ## bring up the real two-site system, break its primary site unde
 	$(BIN)/relight drill
 
 test: install ## every test, on real processes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 unit: install ## the tests that need no process
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit
 
 check: install ## lint, types, import rules, shipped files
 	$(BIN)/ruff format --check --quiet .

@@ -27,11 +27,11 @@ from tasks.quantities import Duration
 T = TypeVar("T")
 
 SLOWED = frozenset({
+    "ScalingActivityInProgress", "ResourceContention", "TooManyInvalidationsInProgress",
     "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException",
     "TooManyRequestsException", "RequestLimitExceeded", "SlowDown", "PriorRequestNotComplete", "BandwidthLimitExceeded",
     "LimitExceededException", "EC2ThrottledException", "TransactionInProgressException",
-    "ProvisionedThroughputExceededException", "ScalingActivityInProgress", "ResourceContention",
-    "TooManyInvalidationsInProgress",
+    "ProvisionedThroughputExceededException",
 })  # fmt: skip
 """Codes by which AWS says "later": nothing was done (botocore/retries/standard.py, and Route 53's own)."""
 DENIED = frozenset({

@@ -1,12 +1,35 @@
-"""For every test: in CI nothing may be skipped, and no test may see this user's own runs."""
+"""For every test: in CI nothing may be skipped, no test may see this user's own runs, and no worker another's ports."""
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
+import socket
+import struct
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+
+
+CLONE_NEWNET, SIOCSIFFLAGS, IFF_UP = 0x40000000, 0x8914, 0x1
+
+
+def _own_network(worker: str) -> None:
+    """A network of its own for a worker of pytest-xdist, with nothing but loopback: the lab's addresses are fixed.
+
+    unshare(2), netdevice(7). Needs root; ``make test`` asks for workers only where it works.
+    """
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "no network of its own for a worker; run pytest without -n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+    os.environ["RELIGHT_LAB"] = f"/tmp/relight-lab-{os.getuid()}-{worker}"
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    _own_network(os.environ["PYTEST_XDIST_WORKER"])
 
 
 @pytest.hookimpl(wrapper=True)

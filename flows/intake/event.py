@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 Kind = Literal["firing", "resolved", "acknowledged", "no_data", "error", "suppressed", "test", "config", "unknown"]
 Basis = Literal["fired_at", "active_at", "state_change", "received"]
+Closes = Literal["episode", "fingerprint"]
 
 SKEW = timedelta(minutes=5)
 """A sender's time further in the future than this is no time to trust."""
@@ -114,6 +115,8 @@ class Alert(BaseModel):
         truncated: the delivery may leave alerts out, so absence says nothing.
         test: why this is a test delivery; empty where it is none.
         trigger: may propose a run at all: a format without the facts for it is for people's eyes only.
+        closes: what ends where this is resolved: this episode; or, for a sender that does not say which one ended,
+            every earlier one of this fingerprint.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -134,6 +137,7 @@ class Alert(BaseModel):
     truncated: bool = False
     test: str = ""
     trigger: bool = True
+    closes: Closes = "episode"
 
 
 class Event(BaseModel):
@@ -174,6 +178,7 @@ class Event(BaseModel):
     is_test: bool = False
     test_why: str = ""
     may_trigger: bool = True
+    closes: Closes = "episode"
     auth: Auth
     raw_sha256: str
 
@@ -192,6 +197,7 @@ def normalise(alert: Alert, delivery: Delivery, auth: Auth, source: str, transpo
     ahead = max(started, observed) - received
     trusted = ahead <= SKEW
     fingerprint = alert.fingerprint or _fingerprint(alert)
+    test = alert.test or _asked_to_test(delivery)
     episode = (delivery.endpoint, fingerprint, alert.cycle or (started.isoformat() if alert.started_at else "undated"))
     return Event(
         source=source,
@@ -199,7 +205,7 @@ def normalise(alert: Alert, delivery: Delivery, auth: Auth, source: str, transpo
         transport_id=transport_id or digest,
         episode_key=hashlib.sha256("\n".join(episode).encode()).hexdigest(),
         fingerprint=fingerprint,
-        kind="test" if alert.test and alert.kind == "firing" else alert.kind,
+        kind="test" if test and alert.kind == "firing" else alert.kind,
         started_at=started if trusted else received,
         started_at_basis=basis if trusted else "received",
         observed_at=observed if trusted else received,
@@ -215,13 +221,21 @@ def normalise(alert: Alert, delivery: Delivery, auth: Auth, source: str, transpo
         evidence=alert.evidence,
         suppressed_by=alert.suppressed_by,
         truncated=alert.truncated,
-        is_test=bool(alert.test),
-        test_why=alert.test,
+        is_test=bool(test),
+        test_why=test,
         # without a start or a cycle nobody can tell this episode from the next one
         may_trigger=alert.trigger and bool(alert.started_at or alert.cycle),
+        closes=alert.closes,
         auth=auth,
         raw_sha256=digest,
     )
+
+
+def _asked_to_test(delivery: Delivery) -> str:
+    """For a sender whose own test cannot be told from an alert: ``?test=1`` on its URL, or a header of ours."""
+    if delivery.query.get("test") or delivery.header("x-relight-test"):
+        return "its URL or header says that it is a test"
+    return ""
 
 
 def _fingerprint(alert: Alert) -> str:
@@ -237,7 +251,7 @@ def text(value: Any) -> str:
     """A value as text. Empty for None, and for a template's variable that its sender did not fill in."""
     if value is None or isinstance(value, dict | list):
         return ""
-    found = str(value).strip()
+    found = str(value).strip().encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written down
     return "" if _unfilled(found) else found
 
 
@@ -253,7 +267,19 @@ def _unfilled(found: str) -> bool:
 
 def texts(value: Any) -> dict[str, str]:
     """A flat object as labels; empty where it is none."""
-    return {str(k): text(v) for k, v in value.items() if text(v)} if isinstance(value, dict) else {}
+    return {text(k): text(v) for k, v in value.items() if text(v)} if isinstance(value, dict) else {}
+
+
+def part(value: Any) -> dict[str, Any]:
+    """An object as it is; empty where it is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def listed(value: Any) -> list[str]:
+    """The texts of a list, or of one text with commas."""
+    if isinstance(value, str):
+        value = value.split(",")
+    return [t for t in map(text, value) if t] if isinstance(value, list) else []
 
 
 def moment(value: Any, *, unit_s: float = 1.0) -> datetime | None:
@@ -273,3 +299,13 @@ def moment(value: Any, *, unit_s: float = 1.0) -> datetime | None:
         return datetime.fromtimestamp(seconds, UTC) if seconds > 0 else None
     except (ValueError, OverflowError, OSError, TypeError):
         return None
+
+
+def epoch(value: Any) -> datetime | None:
+    """A number of seconds, milli-, micro- or nanoseconds since 1970, whichever a sender mixes; told by its size."""
+    try:
+        size = 0.0 if isinstance(value, bool) or value is None else abs(float(value))
+    except (ValueError, TypeError, OverflowError):
+        return moment(value)
+    unit_s = next((u for most, u in ((1e11, 1.0), (1e14, 1e-3), (1e17, 1e-6)) if size < most), 1e-9)
+    return moment(value, unit_s=unit_s)

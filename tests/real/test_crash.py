@@ -105,7 +105,7 @@ def test_killed_at_every_record_of_one_failover(lab: Any) -> None:
         crashing.to_the_end()
         load.more(50)
     check_end(lab, crashing, "east", load.counted(), 2)
-    assert crashing.deaths >= 30
+    assert crashing.deaths >= 25  # how many records there are varies: branches run side by side
     print(f"crash points passed: {crashing.deaths}")  # noqa: T201 - the figure
 
 

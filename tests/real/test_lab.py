@@ -177,7 +177,8 @@ def test_prometheus_sees_both_sites_and_its_rules_are_sound(up):
 
     eventually(evaluated)
     alerts = httpx.get("http://127.0.3.90:9090/api/v1/alerts", timeout=2).json()["data"]["alerts"]
-    assert [a for a in alerts if a["state"] == "firing"] == []
+    firing = [a["labels"]["alertname"] for a in alerts if a["state"] == "firing"]
+    assert [name for name in firing if name != "watchdog"] == []  # which always fires
     ready = httpx.get("http://127.0.3.93:9093/api/v2/status", timeout=2).json()
     assert ready["config"]["original"].count("127.0.3.42:8420") == 1
 
