@@ -7,10 +7,11 @@ only kind of policy with a cooldown of its own), Target tracking.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tasks.capacity._asg import Looking
-from tasks.capacity.protocol import Scaling
+from tasks.capacity.protocol import Limits, Scaling
 from tasks.errors import SafetyRefusal
 
 TARGET, UP, DOWN = "relight-target-cpu", "relight-scale-up", "relight-scale-down"
@@ -63,6 +64,16 @@ class ScalingRules(Looking):
             await self._policy(site, UP, _step(wanted.up, wanted.up_cooldown_s))
         if (now.down, now.down_cooldown_s) != (wanted.down, wanted.down_cooldown_s):
             await self._policy(site, DOWN, _step(wanted.down, wanted.down_cooldown_s))
+
+    async def live_limits(self, site: str) -> Limits:
+        """MinSize and MaxSize, as the group has them now."""
+        group = await self._group(site)
+        return Limits(int(group["MinSize"]), int(group["MaxSize"]))
+
+    async def set_limits(self, site: str, limits: Limits) -> None:
+        """Raises SafetyRefusal where that would stop instances that are asked for."""
+        now, _ = await self.scaling(site)
+        await self.set_scaling(site, replace(now, minimum=limits.minimum, maximum=limits.maximum))
 
     async def _policy(self, site: str, policy: str, rule: dict[str, Any] | None) -> None:
         name = self._site(site).group

@@ -250,6 +250,18 @@ def test_the_plan_becomes_policies_drift_is_shown_and_undo_takes_them_away(group
     capacity(test)
 
 
+def test_the_groups_own_limits_are_read_and_set(groups):
+    async def test(provider):
+        assert await provider.live_limits("east") == Limits(1, 4)
+        await provider.set_limits("east", Limits(1, 6))
+        assert (group(groups)["MinSize"], group(groups)["MaxSize"]) == (1, 6)
+        asg(groups).set_desired_capacity(AutoScalingGroupName="venue-east", DesiredCapacity=3)
+        with pytest.raises(SafetyRefusal, match="a maximum of 2 would stop some"):
+            await provider.set_limits("east", Limits(1, 2))
+
+    capacity(test)
+
+
 def test_a_plan_below_what_is_asked_for_is_refused(groups):
     asg(groups).set_desired_capacity(AutoScalingGroupName="venue-east", DesiredCapacity=4)
     step = actions.Policy(site="east", auto_scaling=PLAN | {"max_instances": 3})
