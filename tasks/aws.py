@@ -28,6 +28,7 @@ from tasks.quantities import Duration
 T = TypeVar("T")
 
 SLOWED = frozenset({
+    "ScalingActivityInProgress", "ResourceContention", "TooManyInvalidationsInProgress",
     "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException",
     "TooManyRequestsException", "RequestLimitExceeded", "SlowDown", "PriorRequestNotComplete", "BandwidthLimitExceeded",
     "LimitExceededException", "EC2ThrottledException", "TransactionInProgressException",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from tasks.capacity.protocol import Scaling
 from tasks.database._sizes import PoolLimits
 from tasks.database.protocol import Durability
 from tasks.errors import Contradiction, Rejected, Unreachable
@@ -96,6 +97,18 @@ class Data:
     """(site, pool) -> server -> ready, drain or maint."""
     running: dict[str, int] = field(default_factory=dict)
     ready_since: dict[str, float] = field(default_factory=dict)
+    origin: dict[str, tuple[str, float, int]] = field(default_factory=dict)
+    """Component of a content delivery network -> site it fetches from, since when, version."""
+    invalidated: dict[str, float] = field(default_factory=dict)
+    """Component and reference of an invalidation -> when."""
+    caches: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    """Component and site of a cache -> key -> what is kept."""
+    scaling: dict[tuple[str, str], Scaling] = field(default_factory=dict)
+    """Component and site of a group -> its rules."""
+    refreshes: dict[tuple[str, str], tuple[str, str, str, float]] = field(default_factory=dict)
+    """Component and site of a group -> the newest refresh: version, version before, status, since when."""
+    deregistered: set[str] = field(default_factory=set)
+    """Application servers that were taken out of their target group."""
     paused: set[str] = field(default_factory=set)
     autovacuum: dict[str, tuple[bool, int]] = field(default_factory=lambda: {"public.events": (True, 500)})
     """table -> is it vacuumed, and after how many changed rows. Not as the plan says: there is something to do."""

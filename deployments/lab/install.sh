@@ -31,6 +31,9 @@ need prometheus-alertmanager prometheus-alertmanager amtool
 need prometheus-node-exporter prometheus-node-exporter
 need prometheus-postgres-exporter prometheus-postgres-exporter
 need rclone rclone
+# Caches, for the tests of tasks/cache.
+need redis-server redis-server
+need varnish varnishd
 node_major() { node --version 2>/dev/null | sed -E 's/^v([0-9]+).*/\1/' || true; }
 major=$(node_major)
 if [[ ${major:-0} -lt 18 ]]; then missing+=(nodejs npm); elif ! command -v npm >/dev/null; then missing+=(npm); fi
@@ -57,7 +60,7 @@ install_missing() {
   trap "restore '$policy' '$saved'" EXIT
 
   # Only services that were not here before may be disabled afterwards.
-  local units=(postgresql haproxy pgbouncer named unbound prometheus prometheus-alertmanager
+  local units=(postgresql haproxy pgbouncer named unbound prometheus prometheus-alertmanager redis-server varnish
     prometheus-node-exporter prometheus-postgres-exporter) unit new=()
   local systemd=no
   [[ -d /run/systemd/system ]] && systemd=yes
