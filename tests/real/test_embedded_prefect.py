@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 from served import ADDRESS, Serve, Toy, free_port, until
 
 pytestmark = pytest.mark.real
