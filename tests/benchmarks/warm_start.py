@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,15 @@ def button(name: str) -> Callable[[Path], tuple[float, Callable[[dict[str, Any]]
     return press
 
 
+PARTS: list[list[float]] = []
+"""Of each alert: until it was received, decided about and handed over, begun, observed; each from the one before."""
+
+
+def parts(began: float, head: dict[str, Any], first: dict[str, Any]) -> list[float]:
+    said = (head["detected_at"], head["requested_at"], head["at"], first["at"])
+    return [b - a for a, b in pairwise([began, *(datetime.fromisoformat(text).timestamp() for text in said)])]
+
+
 def measured(folder: Path, state: Path, press: Any, runs: int) -> tuple[list[float], list[float]]:
     """Seconds to the first observe, and to Running on the server, of each run."""
     observed, shown, pause = [], [], threading.Event()
@@ -128,6 +138,8 @@ def measured(folder: Path, state: Path, press: Any, runs: int) -> tuple[list[flo
         records = [json.loads(line) for line in until(lambda j=journal: ended(j), 60, "the run did not end")]
         first = next(r for r in records if r.get("step"))
         observed.append(datetime.fromisoformat(first["at"]).timestamp() - began)
+        if press is alert:
+            PARTS.append(parts(began, records[0], first))
         run_id = records[0]["run_id"]
         at = until(lambda j=journal, r=run_id: running_at(j.parent, r), 60, "Prefect does not show the run")
         shown.append(at - began)
@@ -268,6 +280,9 @@ def table(figures: dict[str, tuple[list[float], list[float]]]) -> int:
         print(
             f"{label:34}{len(observed):5}" + "".join(f"{n:9.3f}" for n in numbers) + "".join(f"{n:11.3f}" for n in more)
         )
+    split = [statistics.median(column) for column in zip(*PARTS, strict=True)]
+    words = ("received", "decided and handed over", "begun (files, lease, roles)", "observed")
+    print("of an alert, medians: " + ", ".join(f"{w} {s:.3f}" for w, s in zip(words, split, strict=True)))
     observed = next(iter(figures.values()))[0]
     good = statistics.median(observed) <= P50_S and quantile(observed, 0.99) <= P99_S
     print(f"limits: p50 {P50_S:.3f}, p99 {P99_S:.3f}: {'met' if good else 'MISSED'}")
