@@ -131,10 +131,10 @@ def test_a_runner_that_crashes_takes_nobody_with_it(serve: Serve, toy: Toy, tmp_
         other.shut()
 
 
-def alert(serve: Serve, toy: Toy) -> int:
+def alert(serve: Serve, toy: Toy, name: str = "down") -> int:
     word = secrets.token_hex(6)
     one = {
-        "status": "firing", "labels": {"alertname": "down", "site": "west", "word": word}, "annotations": {},
+        "status": "firing", "labels": {"alertname": name, "site": "west", "word": word}, "annotations": {},
         "startsAt": datetime.now(UTC).isoformat(), "endsAt": "0001-01-01T00:00:00Z", "generatorURL": "",
         "fingerprint": word,
     }  # fmt: skip
@@ -156,7 +156,8 @@ def test_a_run_of_an_alert_is_a_run_of_its_deployment_and_its_crash_stops_no_rec
     assert shown["deployment_id"] == serve.deployment("failover/failover")["id"]
     assert shown["idempotency_key"] == f"relight-{folder.name}"
     os.kill(serve.records(folder)[0]["engine"]["pid"], signal.SIGSEGV)
-    assert alert(serve, module_toy) == 202
+    assert alert(serve, module_toy, "of-no-rule") == 202
+    until(lambda: "run_resumed" in [r["type"] for r in serve.records(folder)], 60)  # by the supervisor
     module_toy.open()
     until(lambda: serve.records(folder)[-1]["type"] == "run_ended", 60)
     until(lambda: serve.state_of(flow_run)[0] in ("COMPLETED", "FAILED"), 60)
