@@ -34,6 +34,8 @@ from tasks.secrets import redact
 LOOK_S = 0.5
 """How often what is held is looked at again; what is new is looked at once."""
 HEADERS_S = 10.0
+RUNNERS = 2
+"""How many runners wait: so many alerts at once start their runs fast."""
 
 
 class Hasty(H11Protocol):
@@ -85,7 +87,7 @@ class Working:
         self._loop.run_until_complete(self._go())
 
     async def _go(self) -> None:
-        warm = Warm(self._say)
+        warm = Warm(self._say, count=RUNNERS)
         self.desk = Desk(self.inbox, History(self.inbox.file), self.loaded, warm.start, self._say)
         if any(rule.stage in ("auto", "approve") for one in self.loaded for rule in one.triggers.rules):
             warm.prepare()
