@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flows.engine import abort, alive, check, killswitch, leasing, places, report, runbook, safety, system
+from flows.engine import abort, alive, check, killswitch, leasing, places, report, runbook, safety, system, takeover
 from flows.engine import lease as leases
 from flows.engine.findings import Finding
 from flows.engine.journal import FileJournal, Record, of_type, read
@@ -32,6 +32,7 @@ from flows.engine.stepping import Ask
 from tasks.clock import Clock, LoopClock
 from tasks.contract import Mode, RunInfo
 from tasks.errors import BadInput, LeaseHeld, RelightError
+from tasks.leases.protocol import Held, Mandate
 from tasks.network import Network, Sockets
 
 
@@ -45,6 +46,7 @@ class Request:
         automatic: an alert or a schedule asks, not a person: the gates of ``safety`` count.
         cause: what made it be asked for, where something did (the alert's episode, say); recorded.
         prefect_flow_run_id: the flow run that asked, where one did: tried again there, the run is resumed.
+        takes_over: the run of another, lost machine in whose place this one goes on (``takeover``).
     """
 
     system: str
@@ -59,6 +61,7 @@ class Request:
     automatic: bool = False
     cause: Mapping[str, str] = field(default_factory=dict)
     prefect_flow_run_id: str = ""
+    takes_over: Mandate | None = None
 
 
 @dataclass(frozen=True)
@@ -149,22 +152,26 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
         run_id = new_run_id(begun, request)
         policy = ready.loaded.system.safety
         asked = leasing.Asked(
-            ready.plan.system, run_id, clock, policy, request.automatic, 0, ground.elapsed, heard.waiting, ground.held
-        )
+            ready.plan.system, run_id, clock, policy, request.automatic, 0, ground.elapsed, heard.waiting, ground.held,
+            _may(request, ready),
+        )  # fmt: skip
         async with leasing.turn(asked, components) as turn:
-            if request.automatic:
+            if request.automatic and request.takes_over is None:
                 safety.cool_down(policy, ready.plan.system, turn.lease.last, request.waivers, clock.utc())
                 safety.velocity(policy.velocity, ready.plan.system, run_id, clock.utc())
             # Under the lease: a run that ends meanwhile may have swapped the roles.
-            roles = await resolve(ready.loaded.system, components, request.wish)
+            roles = await _roles(request, ready, components)
             folder = places.state_home() / "runs" / run_id
             turn.journal = journal = ground.journal(folder / "journal.jsonl")
             incident = request.incident_started_at or begun
             info = run_info(ready.plan, request, run_id, turn.lease.epoch, incident)
+            head = _header(ready, request, roles, info, begun)
+            at = begun.isoformat(timespec="microseconds")
+            await turn.lease.charge(takeover.mandate({**head, "at": at}, _home(ready), takeover.lives(head)))
             going = _run(ready, info, roles, Live(components, clock, ground.network, turn.lease))
             with contextlib.closing(journal), alive.hold(folder):
                 runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
-                runner.record("run_started", **_header(ready, request, roles, info, begun))
+                runner.record("run_started", **head)
                 return await _go(runner, folder, heard)
 
 
@@ -174,7 +181,9 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
     clock = ground.clock()
     folder = places.run_folder(run_id)
     # Only read until the lease is held: opening a journal to write repairs its end, which a live run may be writing.
-    head = _resumable(folder.name, read(folder / "journal.jsonl").records)
+    before = read(folder / "journal.jsonl").records
+    head = _resumable(folder.name, before)
+    newest = max(r["epoch"] for r in before if r["type"] in ("run_started", "run_resumed"))
     ready = ground.prepare(head["files"]["system"], head["files"]["runbook"], head["mode"])
     if ready.plan.digest != head["plan"]["digest"]:
         raise BadInput(
@@ -185,9 +194,10 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
         killswitch.check()
         asked = leasing.Asked(
             ready.plan.system, folder.name, clock, ready.loaded.system.safety, head.get("automatic", False),
-            head["epoch"], ground.elapsed, heard.waiting, ground.held,
+            head["epoch"], ground.elapsed, heard.waiting, ground.held, takeover.not_overtaken(folder.name, newest),
         )  # fmt: skip
         async with leasing.turn(asked, components) as turn:
+            await turn.lease.charge(takeover.mandate(head, _home(ready), takeover.lives(head)))
             turn.journal = journal = ground.journal(folder / "journal.jsonl")
             info = RunInfo(
                 run_id=folder.name,
@@ -212,6 +222,33 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
                     reopened=reopened(ready.plan, runner.state),
                 )
                 return await _go(runner, folder, heard)
+
+
+def _may(request: Request, ready: Ready) -> Callable[[Held | None], None]:
+    """What the lease's record must say for this run to begin. Raises BadInput where the files are not the same."""
+    lost = request.takes_over
+    if lost is None:
+        return lambda _held: None
+    if lost.plan != ready.plan.digest:
+        raise BadInput(
+            f"run {lost.run_id} cannot be taken over here: {ready.book.document.file} and"
+            f" {ready.loaded.document.file} are not the files that it began with. Make them the same on every machine,"
+            " or start a new run and name the sites (--from, --to)."
+        )
+    return takeover.permit(lost)
+
+
+async def _roles(request: Request, ready: Ready, components: Components) -> Roles:
+    """Observed; those of the run that is taken over, else: in the middle of a move, what is seen would mislead."""
+    lost = request.takes_over
+    if lost is None:
+        return await resolve(ready.loaded.system, components, request.wish)
+    return Roles({**{s: s for s in ready.loaded.system.sites}, **lost.roles}, {takeover.CAUSE: lost.run_id})
+
+
+def _home(ready: Ready) -> Path:
+    """The folder of the system file."""
+    return Path(ready.loaded.document.file).parent
 
 
 def _resumable(run_id: str, records: tuple[Record, ...]) -> Record:
