@@ -31,6 +31,7 @@ class Warm:
         self._say, self._command, self._count = say, command or COMMAND, count
         self._waiting: deque[asyncio.Task[Process]] = deque()
         self._refill: asyncio.Task[None] | None = None
+        self._begun: set[asyncio.Task[int]] = set()
 
     def prepare(self) -> None:
         """Have runners waiting; at once where there are enough. They are started one by one: each is busy at first."""
@@ -62,7 +63,10 @@ class Warm:
                 assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - both are pipes
                 process.stdin.write(asked.encode() + b"\n")
                 await process.stdin.drain()
-                return _run_id(await asyncio.wait_for(process.stdout.readline(), BEGIN_S))
+                said = await asyncio.wait_for(process.stdout.readline(), BEGIN_S)
+                process.stdin.close()
+                self._went(process)
+                return _run_id(said)
             except (OSError, _Gone) as e:
                 self._say(f"a waiting runner was gone ({e}); starting another one")
             except TimeoutError as e:
@@ -70,6 +74,12 @@ class Warm:
             finally:
                 self.prepare()
         raise RelightError("two runners in a row died before they began; see the log of relight serve")
+
+    def _went(self, process: Process) -> None:
+        # kept until it ends: asyncio kills a process whose transport nobody refers to any more
+        begun = asyncio.create_task(process.wait())
+        self._begun.add(begun)
+        begun.add_done_callback(self._begun.discard)
 
     async def close(self) -> None:
         """Let the waiting runners go. Runs that began go on."""
@@ -82,13 +92,20 @@ class Warm:
                 process = await runner
                 if process.stdin is not None:
                     process.stdin.close()
+                await process.wait()
 
     async def _spawn(self) -> Process:
         # a session of its own: what stops us by a signal to our group must not stop a recovery
         process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE, start_new_session=True)
         assert process.stdout is not None  # noqa: S101 - it is a pipe
-        if "ready" not in _answer(await process.stdout.readline()):
-            raise _Gone("it did not say that it is ready")
+        try:
+            if "ready" not in _answer(await process.stdout.readline()):
+                raise _Gone("it did not say that it is ready")
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
         return process
 
 
