@@ -127,7 +127,7 @@ def permit(asked: Mandate) -> Callable[[Held | None], None]:
 
     def may(held: Held | None) -> None:
         now = held.mandate if held is not None else None
-        if now is None or now.run_id != asked.run_id or now.ended in FINISHED:
+        if now is None or (now.run_id, now.ended) != (asked.run_id, asked.ended):
             said = f"run {now.run_id} ({now.ended or 'not ended'})" if now is not None else "no run"
             raise BadInput(f"run {asked.run_id} was to be taken over, and the lease names {said} now; nothing was done")
 
