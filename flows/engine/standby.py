@@ -34,7 +34,7 @@ LOOKS = 5
 OUTPUT = "take-over.log"
 """What runs that were taken over say before they have a folder, in the state folder."""
 LONGEST_WAIT_S = 60.0
-_SHARED = re.compile(r"^\s+provider:\s*[\"']?leases\.", re.MULTILINE)
+_SHARED = re.compile(r"\bprovider[\"']?\s*:\s*[\"']?leases\.")
 
 
 def watched(names: tuple[str, ...] = ()) -> tuple[Path, ...]:

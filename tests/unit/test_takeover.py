@@ -136,11 +136,16 @@ def test_a_loss_that_was_measured_on_the_lost_machine_is_not_known_here():
 
 
 def test_nobody_watches_a_system_whose_lease_is_on_one_machine(tmp_path):
-    for name, lease in (("one", ""), ("many", "  lease:\n    provider: leases.postgresql\n    address: 'h:1'\n")):
+    leases = {
+        "one": "{}",
+        "block": "\n  lease:\n    provider: leases.postgresql\n    address: 'h:1'",
+        "flow": """{lease: {"provider": "leases.s3"}}""",
+    }
+    for name, components in leases.items():
         (tmp_path / name).mkdir()
-        text = f"system: {name}\nsites: {{west: {{}}, east: {{}}}}\ncomponents:\n{lease or '  {}'}\n"
-        (tmp_path / name / "system.yaml").write_text(text)
-    assert standby.watched((str(tmp_path / "one"), str(tmp_path / "many"))) == (tmp_path / "many" / "system.yaml",)
+        (tmp_path / name / "system.yaml").write_text(f"system: {name}\nsites: {{}}\ncomponents: {components}\n")
+    found = standby.watched(tuple(str(tmp_path / name) for name in leases))
+    assert found == (tmp_path / "block" / "system.yaml", tmp_path / "flow" / "system.yaml")
 
 
 class Child:
