@@ -3,7 +3,7 @@
 set -eu
 at=/run/secrets
 if [ -r $at/prefect_db_password ]; then
-  PREFECT_SERVER_DATABASE_CONNECTION_URL="postgresql+asyncpg://prefect:$(cat $at/prefect_db_password)@${PREFECT_SERVER_DATABASE_HOST}:5432/prefect"
+  PREFECT_SERVER_DATABASE_CONNECTION_URL="postgresql+asyncpg://prefect:$(cat $at/prefect_db_password)@postgres:5432/prefect"
   redis="redis://:$(cat $at/redis_password)@redis:6379"
   PREFECT_REDIS_MESSAGING_URL="$redis/0" PREFECT_SERVER_DOCKET_URL="$redis/1"
   PREFECT_SERVER_API_AUTH_STRING="$(cat $at/prefect_api_auth)"
