@@ -8,7 +8,7 @@ EVERY ?= 8
 WORKERS ?= $(shell unshare --net true 2>/dev/null && echo 2 || echo 0)
 
 .DEFAULT_GOAL := help
-.PHONY: help install drill test unit check format endurance bench-window bench-warm prove crash lock schema clean
+.PHONY: help install drill test unit check format endurance bench-window bench-warm bench-inbox prove crash lock schema clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,10 @@ bench-warm: install ## from an alert's POST to the first observe, beside Prefect
 
 schema: install ## write runbooks/*.schema.json again, from the models
 	$(BIN)/python -m flows.engine.schema
+	$(BIN)/python -m flows.intake.schema
+
+bench-inbox: install ## how long the receiver takes to answer, kept on disk, at rising rates
+	$(BIN)/python tests/benchmarks/inbox.py
 
 lock: ## write requirements.lock again, from the newest versions that pyproject.toml allows
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from flows import cli_deploy, cli_intake, cli_prove, cli_read, cli_safety, cli_serve
-from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption
+from flows import cli_approve, cli_deploy, cli_intake, cli_prove, cli_read, cli_rules, cli_safety, cli_serve
+from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption, VarOption, read_vars
 from flows.engine import abort as abort_request
 from flows.engine import (
     eventloop,
@@ -52,8 +52,10 @@ app.add_typer(cli_serve.app)
 app.add_typer(cli_safety.app)
 app.add_typer(cli_intake.app)
 app.add_typer(cli_deploy.app)
+app.add_typer(cli_rules.app)
+app.add_typer(cli_approve.app)
 
-WAIVERS = ("loss", "fence", safety.WAIVER)
+WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules")
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
@@ -115,6 +117,7 @@ def run(
         list[str] | None, typer.Option("--waive", help="RULE=who and why, for example loss='J. Doe, ticket 12'.")
     ] = None,
     incident: Annotated[str | None, typer.Option("--incident-started", help="ISO 8601; default: now.")] = None,
+    variables: VarOption = None,
     automatic: Annotated[
         bool, typer.Option("--automatic", help="No person asks (cron, a hook): cool-down and velocity cap count.")
     ] = False,
@@ -127,7 +130,15 @@ def run(
     """
     wish, waivers = roles.Wish(leave, to), _waivers(waive or [])
     request = launch.Request(
-        system_name, name, mode, wish, waivers, _time(incident), trigger="cli", automatic=automatic
+        system_name,
+        name,
+        mode,
+        wish,
+        waivers,
+        _time(incident),
+        trigger="cli",
+        automatic=automatic,
+        vars=read_vars(variables),
     )
     _finish(_follow(request, offline=offline), as_json=as_json)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import getpass
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +17,8 @@ from flows.intake import body, rules, service
 from flows.intake.desk import Desk
 from flows.intake.event import Auth, Delivery, Event, Refused, normalise
 from flows.intake.history import Entry, History, stored
-from flows.intake.inbox import FILE, Inbox
+from flows.intake.inbox import FILE
 from flows.intake.rules import Loaded
-from flows.intake.warm import Warm
 from tasks.errors import BadInput, LeaseHeld
 
 app = typer.Typer()
@@ -35,7 +32,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 COLOURS = {"run": "green", "start": "green", "ask": "yellow", "hold": "yellow", "refused": "red", "not started": "red"}
 
 
-def _history() -> History:
+def known_history() -> History:
+    """The inbox of this machine. Raises BadInput where there is none."""
     file = places.state_home() / FILE
     if not file.exists():
         raise BadInput(f"no inbox yet ({file}): alerts are taken by relight serve")
@@ -60,7 +58,7 @@ def list_(most: Annotated[int, typer.Option("--most", help="How many.")] = 30, a
 
     Example: `relight inbox list --most 10`
     """
-    entries = _history().entries(most)
+    entries = known_history().entries(most)
     if as_json:
         print(json.dumps([_json(e) for e in entries], indent=2))
         return
@@ -81,7 +79,7 @@ def show(event_id: Annotated[int, typer.Argument(metavar="EVENT")], as_json: Jso
 
     Example: `relight inbox show 12`
     """
-    entry = _history().entry(event_id)
+    entry = known_history().entry(event_id)
     if as_json:
         print(json.dumps(_json(entry), indent=2))
         return
@@ -101,7 +99,7 @@ def replay(event_id: Annotated[int, typer.Argument(metavar="EVENT")], as_json: J
 
     Example: `relight inbox replay 12`
     """
-    history = _history()
+    history = known_history()
     endpoint, headers, raw, at = stored(history.file, history.entry(event_id).delivery)
     loaded = rules.load_all()
     _print_would(_would(loaded, endpoint, raw, headers, at, history), as_json=as_json)
@@ -151,8 +149,11 @@ class _NoHistory(History):
     def __init__(self) -> None:
         super().__init__(Path("/nonexistent"))
 
-    def fired_since(self, since: datetime) -> list[Event]:
+    def fired_after(self, number: int) -> list[tuple[int, Event]]:
         return []
+
+    def begun(self, event: Event, since: datetime) -> tuple[datetime, ...]:
+        return ()
 
     def firing(self, episode: str) -> bool:
         return True
@@ -166,7 +167,10 @@ async def _judged(loaded: list[Loaded], events: list[Event], history: History | 
         raise LeaseHeld("this only says what would be; it starts nothing")
 
     one = Desk(None, history or _NoHistory(), loaded, never)
-    return [{"alert": e.subject(), **await service.would(one, e)} for e in events]
+    try:
+        return [{"alert": e.subject(), **await service.would(one, e)} for e in events]
+    finally:
+        await one.watches.aclose()
 
 
 def _print_would(found: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -194,39 +198,3 @@ def _print_decision(decision: dict[str, Any] | None) -> None:
         line = Text.assemble(f"  {number:>2} {g['gate']:<13} ", (f"{g['answer']:<15}", colours[g["answer"]]), g["why"])
         out.print(line, soft_wrap=True)
     out.print(Text(f"  all in all: {decision['answer']}; outcome: {decision['outcome']}", "bold"))
-
-
-@app.command()
-def approve(
-    event_id: Annotated[int, typer.Argument(metavar="EVENT", help="See relight inbox list.")],
-    who: Annotated[str, typer.Option("--who", help="Who says yes; default: the user of this terminal.")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Say yes to a run that waits for a person, and start it. Needs no Prefect server.
-
-    The gates are asked again first; what they refuse or hold, an approval does not pass.
-
-    Example: `relight approve 12 --who "J. Doe"`
-    """
-    history = _history()
-    entry = history.entry(event_id)
-    if entry.outcome != "ask":
-        raise BadInput(f"event {event_id} does not wait for an approval: its outcome is {entry.outcome or 'open'}")
-    approver = who or getpass.getuser()
-    run_id = eventloop.run(_approved(entry, history, approver))
-    if as_json:
-        print(json.dumps({"event": event_id, "run_id": run_id, "approved_by": approver}))
-    else:
-        out.print(f"{approver} approved; run {run_id}. Look at it: relight status {run_id}", soft_wrap=True)
-
-
-async def _approved(entry: Entry, history: History, approver: str) -> str:
-    loaded = rules.load_all()
-    inbox = Inbox(history.file)
-    warm = Warm(lambda text: out.print(text, soft_wrap=True))
-    try:
-        one = Desk(inbox, history, loaded, warm.start)
-        return await one.approved(entry, approver)
-    finally:
-        await asyncio.shield(warm.close())
-        inbox.close()

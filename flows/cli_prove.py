@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from flows.cli_read import JsonOption, SystemOption
+from flows.cli_read import JsonOption, SystemOption, read_vars
 from flows.engine import prove as proving
 from flows.engine import schedule as schedules
 from flows.engine.report import seconds
@@ -38,6 +38,9 @@ def prove(
     depth: Annotated[int, typer.Option("--depth", min=0, help="Schedules of 2 to 4 deviations to draw a case.")] = 200,
     seed: Annotated[int, typer.Option("--seed", help="Of the draws and the jitter.")] = 1,
     replay: Annotated[str | None, typer.Option("--replay", help="Play one schedule, for example kill@37.")] = None,
+    variables: Annotated[
+        list[str] | None, typer.Option("--var", help="NAME=VALUE of the runbook's vars, for this proof.")
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes.")] = os.cpu_count() or 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -50,7 +53,9 @@ def prove(
     """
     if mode not in MODES:
         raise typer.BadParameter(f"expected forced, graceful or all, got {mode!r}", param_hint="--mode")
-    question = proving.Question(system_name, name, MODES[mode], tuple(scenario or ()), every, depth, seed)
+    question = proving.Question(
+        system_name, name, MODES[mode], tuple(scenario or ()), every, depth, seed, tuple(read_vars(variables).items())
+    )
     if replay is not None:
         _, story = proving.replay(question, schedules.parse(replay))
         _show_story(story, as_json=as_json)

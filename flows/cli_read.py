@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,14 +12,30 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.engine import alive, eventloop, journal, launch, outlook, places, preview, report, roles, supervisor, view
+from flows.cli_approve import show as open_approvals
+from flows.engine import (
+    alive,
+    asking,
+    eventloop,
+    journal,
+    launch,
+    notify,
+    outlook,
+    places,
+    preview,
+    readyfile,
+    report,
+    roles,
+    supervisor,
+    view,
+)
 from flows.engine import validate as validation
 from flows.engine.findings import InvalidFiles
 from flows.engine.state import FINISHED, RunState, fold
 from flows.intake import rules
 from tasks import catalog
 from tasks.contract import Mode, Undoable
-from tasks.errors import RelightError
+from tasks.errors import BadInput, RelightError
 from tasks.secrets import redact
 
 app = typer.Typer()
@@ -33,7 +50,21 @@ ModeOption = Annotated[Mode, typer.Option("--mode", help="forced: the site faile
 FromOption = Annotated[str | None, typer.Option("--from", help="The site to leave, if it cannot be told.")]
 ToOption = Annotated[str | None, typer.Option("--to", help="The site to go to, where there are several.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+VarOption = Annotated[
+    list[str] | None, typer.Option("--var", help="NAME=VALUE: another value of one of the runbook's vars.")
+]
 RunArgument = Annotated[str, typer.Argument(help="A run id, or `last`.")]
+
+
+def read_vars(asked: list[str] | None) -> dict[str, str]:
+    """``--var NAME=VALUE`` as given. Raises BadInput."""
+    found: dict[str, str] = {}
+    for one in asked or []:
+        name, equals, value = one.partition("=")
+        if not name or not equals:
+            raise BadInput(f"--var {one!r}: expected NAME=VALUE, for example approvals=1")
+        found[name] = value
+    return found
 
 
 def _print_json(value: Any) -> None:
@@ -70,13 +101,14 @@ def plan(
     mode: ModeOption = "forced",
     leave: FromOption = None,
     to: ToOption = None,
+    variables: VarOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Observe every step against the live system and say what would be done. Changes nothing.
 
     Example: `relight plan failover --system lab`
     """
-    request = launch.Request(system_name, name, mode, roles.Wish(leave, to))
+    request = launch.Request(system_name, name, mode, roles.Wish(leave, to), vars=read_vars(variables))
     ready, found, previews = eventloop.run(preview.observe(request))
     if as_json:
         _print_json(plan_json(ready, found, previews))
@@ -141,12 +173,19 @@ def status(
     if as_json:
         now, why = _now(records, state) if look else ([], "not looked at")
         seen = {"engine_alive": lives, "now": [_seen_json(p) for p in now], "now_unknown": why}
+        seen["notifications"] = notify.sent(folder)
+        seen["approvals"] = [asdict(a) for a in asking.open_now(records)]
         _print_json({**json.loads(result.to_json()), **seen, "outlook": ahead.model_dump()})
         return
     out.print(view.report_view(result))
     if state.ended is None:
         out.print(Text(_engine(folder, lives=lives), "bold"))
+    for line in open_approvals(records, folder.name, datetime.now(UTC)):
+        out.print(line, soft_wrap=True)
     out.print(view.outlook_view(result, ahead))
+    for one in notify.sent(folder):
+        if not one["ok"]:
+            out.print(f"not told: {one['event']} to {one['to']}: {one['why']}", style="yellow", soft_wrap=True)
     if look:
         out.print(view.now_view(*_now(records, state)))
 
@@ -248,14 +287,17 @@ def ready(
     system_name: SystemOption,
     name: Annotated[str, typer.Argument(metavar="RUNBOOK", help="The runbook that would have to work.")] = "failover",
     mode: ModeOption = "graceful",
+    variables: VarOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Observe every step against the live system: would it work now? Exit 1 if not, with the reasons.
 
     Example: `relight ready --system lab`
     """
-    checked, found, previews = eventloop.run(preview.observe(launch.Request(system_name, name, mode)))
+    request = launch.Request(system_name, name, mode, vars=read_vars(variables))
+    checked, found, previews = eventloop.run(preview.observe(request))
     reasons = preview.unready(previews)
+    readyfile.note(checked.plan.system, checked.plan.runbook, mode, reasons, datetime.now(UTC))
     if as_json:
         _print_json({"ready": not reasons, "reasons": reasons, **plan_json(checked, found, previews)})
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -23,23 +24,56 @@ app = typer.Typer()
 out = Console(highlight=False, markup=False)
 
 
-@app.command()
-def pause(why: Annotated[str, typer.Argument(help="Why, and who.")]) -> None:
-    """Stop everything: no run starts, and none that runs changes anything more.
+SystemOption = Annotated[str, typer.Option("--system", "-s", help="Only this system; default: everything.")]
 
-    Example: `relight pause "network maintenance, J. Doe"`
+
+@app.command()
+def pause(why: Annotated[str, typer.Argument(help="Why, and who.")], system_name: SystemOption = "") -> None:
+    """Stop everything, or one system: no run starts, and none that runs changes anything more.
+
+    A system whose lease is kept in a store is stopped on every machine.
+
+    Example: `relight pause "network maintenance, J. Doe"`, `relight pause "disks, J. Doe" --system lab`
     """
-    file = killswitch.pause_file()
+    loaded = system.load(places.system_file(system_name)) if system_name else None
+    file = killswitch.pause_file(loaded.system.system if loaded else "")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(why + "\n", encoding="utf-8")
     out.print(f"paused ({file})", soft_wrap=True)
+    if loaded is not None:
+        _tell_the_store(loaded, why)
 
 
 @app.command()
-def unpause() -> None:
-    """Lift the pause."""
-    killswitch.pause_file().unlink(missing_ok=True)
+def unpause(system_name: SystemOption = "") -> None:
+    """Lift the pause.
+
+    Example: `relight unpause`, `relight unpause --system lab`
+    """
+    loaded = system.load(places.system_file(system_name)) if system_name else None
+    killswitch.pause_file(loaded.system.system if loaded else "").unlink(missing_ok=True)
     out.print("not paused")
+    if loaded is not None:
+        _tell_the_store(loaded, "")
+
+
+def _tell_the_store(loaded: system.LoadedSystem, why: str) -> None:
+    """The flag in the lease's record, where there is a store. Raises what that raises: then only the file counts."""
+
+    async def tell() -> str:
+        components = Components(loaded, LoopClock())
+        try:
+            store = leasing.store_of(components)
+            if store is None:
+                return ""
+            await acknowledged(store, lambda held, _gone: replace(held, paused=why))
+            return store.where
+        finally:
+            await components.aclose()
+
+    where = eventloop.run(tell())
+    if where:
+        out.print(f"{'set' if why else 'lifted'} in {where}, for every machine", soft_wrap=True)
 
 
 @app.command()

@@ -28,6 +28,7 @@ class DrillOptions(BaseModel):
     )
     mode: Literal["forced", "graceful"] = Field("forced", description="graceful goes with fault none.")
     synchronous: bool = Field(default=True, description="Synchronous replication: no acknowledged write may be lost.")
+    approvals: int = Field(0, ge=0, le=20, description="How many people must say yes; 0: nobody is asked.")
     keep: bool = Field(default=False, description="Leave the lab running afterwards, to look around.")
 
 
@@ -43,7 +44,13 @@ async def drill(options: DrillOptions) -> State[Any]:
         )
         return shown.result()
 
-    asked = gameday.Drill(fault=options.fault, mode=options.mode, synchronous=options.synchronous, keep=options.keep)
+    asked = gameday.Drill(
+        fault=options.fault,
+        mode=options.mode,
+        synchronous=options.synchronous,
+        keep=options.keep,
+        approvals=options.approvals,
+    )
     result = await asyncio.to_thread(gameday.drill, asked, follow, logger.info)
     await window.artifacts(result)
     return Completed(message=result.verdict) if result.exit_code == 0 else Failed(message=result.reason)

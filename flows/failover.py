@@ -37,6 +37,10 @@ class FailoverOptions(BaseModel):
         "", description="Accept a loss above the RPO: your name and why. It is recorded in the journal and the report."
     )
 
+    approvals: int = Field(
+        0, ge=0, le=20, description="How many people must say yes before anything is cut off. 0: as the runbook says."
+    )
+
     @classmethod
     def of_head(cls, head: dict[str, Any]) -> FailoverOptions:
         """The options that a run was started with, from the first record of its journal."""
@@ -47,6 +51,7 @@ class FailoverOptions(BaseModel):
             leave=head["roles"].get("failed", ""),
             to=head["roles"].get("target", ""),
             waive_loss=head["waivers"].get("loss", ""),
+            approvals=int(head.get("vars", {}).get("approvals", 0)),
         )
 
     def request(self, trigger: str, prefect_flow_run_id: str = "") -> launch.Request:
@@ -58,6 +63,7 @@ class FailoverOptions(BaseModel):
             wish=Wish(self.leave or None, self.to or None),
             waivers={"loss": self.waive_loss} if self.waive_loss else {},
             trigger=trigger,
+            vars={"approvals": str(self.approvals)} if self.approvals else {},
             prefect_flow_run_id=prefect_flow_run_id,
         )
 

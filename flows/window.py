@@ -30,6 +30,7 @@ from prefect.task_engine import run_task_async
 from rich.console import Console
 
 from flows import calls, catchup
+from flows.approval import Forms
 from flows.engine import alive, journal, launch, places, report, standby, windowfile
 from flows.engine.following import EngineThread, Followed, JournalTail
 from flows.engine.journal import Record
@@ -90,9 +91,12 @@ async def _show(engine: Followed) -> None:
             passing = passing and record["type"] != "run_resumed"
             if record.get("step") and not passing:
                 board.follow(record, running)
+            if record["type"] == "approval_wanted":
+                board.forms.open(record["step"])
             if record["type"] == "outcome":
                 await board.ended(record)
     if board:
+        await board.forms.close_all()
         board.close(running)
         await asyncio.gather(*running.values(), return_exceptions=True)
         steps.forget(board.run_id)
@@ -106,6 +110,7 @@ class _Board:
         self.run_id, self.progress = head["run_id"], progress
         self.plan = {s["id"]: s for s in head["plan"]["steps"]}
         self.over: set[str] = set()
+        self.forms = Forms(places.state_home() / "runs" / self.run_id)
 
     @classmethod
     async def begin(cls, head: Record) -> _Board | None:
@@ -138,6 +143,7 @@ class _Board:
         steps.shown(self.run_id, step_id).records.put_nowait(record)
 
     async def ended(self, record: Record) -> None:
+        await self.forms.close(record["step"])
         self.over.add(record["step"])
         await aupdate_progress_artifact(self.progress, progress=100.0 * len(self.over) / len(self.plan))
 

@@ -18,6 +18,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.parsers import ResponseParserError
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.contract import in_thread
@@ -27,12 +28,13 @@ from tasks.quantities import Duration
 T = TypeVar("T")
 
 SLOWED = frozenset({
+    "ScalingActivityInProgress", "ResourceContention", "TooManyInvalidationsInProgress",
     "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException",
     "TooManyRequestsException", "RequestLimitExceeded", "SlowDown", "PriorRequestNotComplete", "BandwidthLimitExceeded",
     "LimitExceededException", "EC2ThrottledException", "TransactionInProgressException",
-    "ProvisionedThroughputExceededException",
+    "ProvisionedThroughputExceededException", "EndpointTemporarilyUnavailableException",
 })  # fmt: skip
-"""Codes by which AWS says "later": nothing was done (botocore/retries/standard.py, and Route 53's own)."""
+"""Codes by which AWS says "later": nothing was done (botocore/retries/standard.py; Route 53's and ARC's own)."""
 DENIED = frozenset({
     "AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "InvalidClientTokenId",
     "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "UnrecognizedClientException", "OptInRequired",
@@ -72,17 +74,20 @@ class Aws:
 
     def __init__(self, account: Account, component: str) -> None:
         self._account, self._component = account, component
-        self._clients: dict[tuple[str, str], Any] = {}
+        self._clients: dict[tuple[str, str, str | None], Any] = {}
         self._session: Any = None
         self._building = asyncio.Lock()
 
-    async def client(self, service: str, region: str) -> Any:
-        """boto3's client. Raises Rejected where boto3's configuration is wrong (no such profile, region or service)."""
+    async def client(self, service: str, region: str, endpoint: str | None = None) -> Any:
+        """boto3's client. Raises Rejected where boto3's configuration is wrong (no such profile, region or service).
+
+        ``endpoint``: a URL that belongs to one resource (an ARC cluster's); None: the service's own, as boto3 finds it.
+        """
         async with self._building:
-            have = self._clients.get((service, region))
+            have = self._clients.get((service, region, endpoint))
             if have is None:
-                have = self._clients[service, region] = await self.call(
-                    f"building the client of {service} in {region}", lambda: self._build(service, region)
+                have = self._clients[service, region, endpoint] = await self.call(
+                    f"building the client of {service} in {region}", lambda: self._build(service, region, endpoint)
                 )
             return have
 
@@ -106,6 +111,8 @@ class Aws:
             raise lost(f"{name}: no answer within {self._account.timeout:g} s ({e})") from e
         except ClientError as e:
             raise self._answered(e, name, lost) from e
+        except ResponseParserError as e:  # the page of a proxy in an outage, say; no BotoCoreError
+            raise lost(f"{name}: the answer is none of AWS ({str(e)[:200]})") from e
         except BotoCoreError as e:
             raise Rejected(f"{name} could not be sent ({e}); look at boto3's configuration") from e
 
@@ -121,20 +128,20 @@ class Aws:
             return Rejected(f"{name} is not allowed ({code}): {e}; see deployments/iam for the policy", code=code)
         return Rejected(f"{name} was refused: {code}, HTTP {status} ({e})", code=code)
 
-    def _build(self, service: str, region: str) -> Any:
+    def _build(self, service: str, region: str, endpoint: str | None) -> Any:
         if self._session is None:
             self._session = boto3.session.Session(profile_name=self._account.profile)
         client = self._session.client(
             service,
             region_name=region,
+            endpoint_url=endpoint,
             config=Config(
                 connect_timeout=self._account.timeout,
                 read_timeout=self._account.timeout,
                 retries={"total_max_attempts": 1, "mode": "standard"},  # the engine tries again, and says so
             ),
         )
-        client.meta.events.register("before-send", _hear(service, region))
-        return client
+        return hearing(client, service, region)
 
     async def aclose(self) -> None:
         """Close every client."""
@@ -143,11 +150,14 @@ class Aws:
         self._clients.clear()
 
 
-def _hear(service: str, region: str) -> Callable[..., None]:
+def hearing(client: Any, service: str, region: str) -> Any:
+    """``client``, whose every request is told to ``HEARD``."""
+
     def heard(request: Any, event_name: str = "", **_more: Any) -> None:
         listen = HEARD.get()
         if listen is not None:
             operation = event_name.rpartition(".")[2]
             listen(Call(service, operation, region, urlsplit(request.url).netloc))
 
-    return heard
+    client.meta.events.register("before-send", heard)
+    return client

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.clock import Clock
 from tasks.errors import BadInput
+from tasks.hearing import Hearing, Silence
 from tasks.network import Network, Sockets
 
 Facts = dict[str, Any]
@@ -117,6 +118,8 @@ class Context:
     """Facts that this step's own intents of this run were journaled with: effects that may have happened already."""
     network: Network = field(default_factory=Sockets)
     """What a client would reach: URLs, ports, names."""
+    hearing: Hearing = field(default_factory=Silence)
+    """What people said to this step, for an action that asks them."""
     report: Callable[[str], None] = lambda _line: None
     """Tells people what is being waited for; goes to the live view, not to the journal."""
     guard: Callable[[], None] = lambda: None
@@ -169,6 +172,10 @@ class Action(BaseModel):
     def least_timeout_s(self) -> float:
         """The shortest timeout this action can honour with these parameters; a shorter one is a load error."""
         return 0.0
+
+    def most_s(self) -> float | None:
+        """The longest that one attempt can take with these parameters; None where only its time-out bounds it."""
+        return None
 
     async def observe(self, ctx: Context) -> Observation:
         """Read-only. Raises a RelightError when it cannot tell; never guesses."""

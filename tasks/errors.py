@@ -90,5 +90,9 @@ class UnhealthyTarget(SafetyRefusal):
     """What traffic or a name would be pointed at does not answer as healthy."""
 
 
+class NotApproved(SafetyRefusal):
+    """People were asked and did not say yes: one said no, or not enough answered in time."""
+
+
 class LeaseHeld(SafetyRefusal):
     """Another run holds the system, or this run's epoch is no longer the newest."""

@@ -1,10 +1,12 @@
 """References to secrets, resolved only at the moment of use and never written anywhere.
 
-``env:NAME``, ``file:PATH`` (``~`` and ``$VARIABLE`` expand), ``prefect:BLOCK``, ``aws-secret:ID``.
+``env:NAME``, ``file:PATH`` (``~`` and ``$VARIABLE`` expand), ``prefect:BLOCK``, ``aws-secret:ID`` (``aws_secrets``).
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +36,10 @@ SecretRef = Annotated[str, AfterValidator(_check)]
 
 
 def resolve(reference: str) -> SecretStr:
-    """The value behind ``reference``. Raises MissingSecret; the message names the reference, never a value."""
+    """The value behind ``reference``. May block for some seconds where somebody else keeps it; see ``resolved``.
+
+    Raises MissingSecret, and Unreachable where a keeper does not answer. Messages name the reference, never a value.
+    """
     scheme, _, name = reference.partition(":")
     value: str | None = None
     if scheme == "env":
@@ -45,12 +50,21 @@ def resolve(reference: str) -> SecretStr:
             value = path.read_text(encoding="utf-8").strip()
         except OSError as e:
             raise MissingSecret(f"secret {reference}: cannot read {path}: {e.strerror}. Create it, mode 0600.") from e
+    elif scheme == "aws-secret":
+        value = importlib.import_module("tasks.aws_secrets").fetch(name)  # boto3 only where it is used
     elif scheme in resolvers:
         value = resolvers[scheme](name)
     if not value:
         raise MissingSecret(f"secret {reference} is not set or empty. Set it where the engine runs.")
     _resolved.add(value)
     return SecretStr(value)
+
+
+async def resolved(reference: str) -> SecretStr:
+    """``resolve`` without stopping the event loop."""
+    if reference.partition(":")[0] in ("env", "file"):
+        return resolve(reference)
+    return await asyncio.to_thread(resolve, reference)
 
 
 def redact(text: str) -> str:

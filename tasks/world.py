@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from tasks.capacity.protocol import Scaling
 from tasks.database.protocol import Durability
 from tasks.errors import Contradiction, Rejected, Unreachable
 from tasks.zones.protocol import RRset
@@ -95,6 +96,18 @@ class Data:
     """(site, pool) -> server -> ready, drain or maint."""
     running: dict[str, int] = field(default_factory=dict)
     ready_since: dict[str, float] = field(default_factory=dict)
+    origin: dict[str, tuple[str, float, int]] = field(default_factory=dict)
+    """Component of a content delivery network -> site it fetches from, since when, version."""
+    invalidated: dict[str, float] = field(default_factory=dict)
+    """Component and reference of an invalidation -> when."""
+    caches: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    """Component and site of a cache -> key -> what is kept."""
+    scaling: dict[tuple[str, str], Scaling] = field(default_factory=dict)
+    """Component and site of a group -> its rules."""
+    refreshes: dict[tuple[str, str], tuple[str, str, str, float]] = field(default_factory=dict)
+    """Component and site of a group -> the newest refresh: version, version before, status, since when."""
+    deregistered: set[str] = field(default_factory=set)
+    """Application servers that were taken out of their target group."""
     paused: set[str] = field(default_factory=set)
     buckets: dict[str, Bucket] = field(default_factory=dict)
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
@@ -104,6 +117,10 @@ class Data:
     cached: dict[tuple[str, str], tuple[RRset, float]] = field(default_factory=dict)
     site_at: dict[str, str] = field(default_factory=dict)
     """address -> site."""
+    switches: dict[str, dict[str, bool]] = field(default_factory=dict)
+    """component -> site -> its switch is on."""
+    pointed: dict[tuple[str, str, str], RRset] = field(default_factory=dict)
+    """(name, type, site) -> the record set that points the name at the site."""
     down: set[str] = field(default_factory=set)
     """Sites that are gone as a whole."""
     acknowledged: list[int] = field(default_factory=list)
@@ -251,7 +268,7 @@ class World(Data):
             self._written += 1
             number = self._written
             try:
-                site = self.site_at[self.resolve("clients", *name).values[0]]
+                site = self.site_at[self.resolve("clients", *name).targets[0]]
                 _, node = await self.request(site, 1.0, number)
             except (Unreachable, Rejected):
                 continue

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-
 CLONE_NEWNET, SIOCSIFFLAGS, IFF_UP = 0x40000000, 0x8914, 0x1
 
 
@@ -25,7 +24,7 @@ def _own_network(worker: str) -> None:
         raise OSError(ctypes.get_errno(), "no network of its own for a worker; run pytest without -n")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
-    os.environ["RELIGHT_LAB"] = f"/tmp/relight-lab-{os.getuid()}-{worker}"
+    os.environ["RELIGHT_LAB"] = f"/tmp/relight-lab-{os.getuid()}-{worker}"  # noqa: S108 - the lab's own default, a worker
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:

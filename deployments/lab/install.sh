@@ -29,6 +29,9 @@ need unbound unbound
 need prometheus prometheus promtool
 need prometheus-alertmanager prometheus-alertmanager amtool
 need rclone rclone
+# Caches, for the tests of tasks/cache.
+need redis-server redis-server
+need varnish varnishd
 node_major() { node --version 2>/dev/null | sed -E 's/^v([0-9]+).*/\1/' || true; }
 major=$(node_major)
 if [[ ${major:-0} -lt 18 ]]; then missing+=(nodejs npm); elif ! command -v npm >/dev/null; then missing+=(npm); fi
@@ -55,7 +58,7 @@ install_missing() {
   trap "restore '$policy' '$saved'" EXIT
 
   # Only services that were not here before may be disabled afterwards.
-  local units=(postgresql haproxy pgbouncer named unbound prometheus prometheus-alertmanager) unit new=()
+  local units=(postgresql haproxy pgbouncer named unbound prometheus prometheus-alertmanager redis-server varnish) unit new=()
   local systemd=no
   [[ -d /run/systemd/system ]] && systemd=yes
   if [[ $systemd == yes ]]; then

@@ -39,6 +39,7 @@ class Drill:
         synchronous: bring the lab up with a synchronous standby (nothing acknowledged may be lost) or without.
         keep: leave the lab running afterwards.
         prefect: start a Prefect server in the lab too, and show the run in it.
+        approvals: how many people must say yes in the run.
     """
 
     fault: str = "kill-primary"
@@ -48,6 +49,7 @@ class Drill:
     keep: bool = False
     prefect: bool = False
     system: str = "lab"
+    approvals: int = 0
 
 
 PREFECT_API = "http://127.0.3.42:4200/api"
@@ -110,7 +112,9 @@ def _is_up() -> bool:
 
 
 def _drill(options: Drill, follow: Follow, say: Say, around: Around) -> report.Report:
-    launch.prepare(options.system, options.runbook, options.mode)  # files are checked before anything is started
+    launch.prepare(
+        options.system, options.runbook, options.mode, _vars(options)
+    )  # files are checked before anything is started
     say("bringing up the lab: two sites, everything real")
     words = [*([] if options.synchronous else ["--async"]), *(["--prefect"] if options.prefect else [])]
     up = last_json(lab("up", "--json", *words))
@@ -140,9 +144,14 @@ def _broken(options: Drill, follow: Follow, say: Say) -> tuple[datetime, report.
         say(f"fault {options.fault} at {started:%H:%M:%S.%f} UTC: {injected['node'] or injected['site']}")
     waivers = {} if options.synchronous else {"loss": "drill with asynchronous replication: the loss is counted"}
     trigger = f"drill {options.fault}"
-    return started, follow(
-        launch.Request(options.system, options.runbook, options.mode, Wish(), waivers, started, trigger=trigger)
+    request = launch.Request(
+        options.system, options.runbook, options.mode, Wish(), waivers, started, trigger=trigger, vars=_vars(options)
     )
+    return started, follow(request)
+
+
+def _vars(options: Drill) -> dict[str, str]:
+    return {"approvals": str(options.approvals)} if options.approvals else {}
 
 
 def _until_acknowledged(acks: Path, count: int, since: datetime) -> None:

@@ -19,7 +19,7 @@ def pack(request: Request) -> str:
     found = asdict(request)
     for name in _TIMES:
         found[name] = found[name].isoformat() if found[name] else None
-    found["waivers"], found["cause"] = dict(request.waivers), dict(request.cause)
+    found["waivers"], found["cause"], found["vars"] = dict(request.waivers), dict(request.cause), dict(request.vars)
     return json.dumps(found)
 
 

@@ -17,7 +17,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flows.engine import abort, alive, check, killswitch, leasing, places, report, runbook, safety, system, takeover
+from flows.engine import (
+    abort,
+    alive,
+    approvals,
+    check,
+    killswitch,
+    leasing,
+    notify,
+    places,
+    report,
+    runbook,
+    safety,
+    system,
+    takeover,
+)
 from flows.engine import lease as leases
 from flows.engine.findings import Finding
 from flows.engine.journal import FileJournal, Record, of_type, read
@@ -30,9 +44,9 @@ from flows.engine.runner import Runner
 from flows.engine.state import FINISHED, fold, reopened
 from flows.engine.stepping import Ask
 from tasks.clock import Clock, LoopClock
-from tasks.contract import Mode, RunInfo
+from tasks.contract import Mode, RunInfo, in_thread
 from tasks.errors import BadInput, LeaseHeld, RelightError
-from tasks.leases.protocol import Held, Mandate
+from tasks.leases.protocol import Mandate
 from tasks.network import Network, Sockets
 
 
@@ -44,7 +58,8 @@ class Request:
         waivers: name of a safety rule -> who waives it and why; recorded.
         incident_started_at, detected_at: where known (an alert, a drill); default is the start of the run.
         automatic: an alert or a schedule asks, not a person: the gates of ``safety`` count.
-        cause: what made it be asked for, where something did (the alert's episode, say); recorded.
+        vars: variables of the runbook that have another value in this run, as text.
+        cause: what made it be asked for, where something did (the alert's episode, and what every gate said); recorded.
         prefect_flow_run_id: the flow run that asked, where one did: tried again there, the run is resumed.
         takes_over: the run of another, lost machine in whose place this one goes on (``takeover``).
     """
@@ -59,7 +74,8 @@ class Request:
     trigger: str = "cli"
     operator: str = ""
     automatic: bool = False
-    cause: Mapping[str, str] = field(default_factory=dict)
+    cause: Mapping[str, Any] = field(default_factory=dict)
+    vars: Mapping[str, str] = field(default_factory=dict)
     prefect_flow_run_id: str = ""
     takes_over: Mandate | None = None
 
@@ -105,13 +121,13 @@ class Ready:
         return {n: o.rpo for n, o in self.loaded.system.objectives.items() if o.rpo is not None}
 
 
-def prepare(name: str, book: str, mode: Mode) -> Ready:
+def prepare(name: str, book: str, mode: Mode, variables: Mapping[str, str] | None = None) -> Ready:
     """Read and check. Raises InvalidFiles and BadInput."""
     places.check_imports()
     places.set_defaults()
     file = places.system_file(name)
     loaded = system.load(file)
-    found = runbook.load(places.runbook_file(book, file.parent))
+    found = runbook.with_vars(runbook.load(places.runbook_file(book, file.parent)), variables or {})
     plan, warnings = check.plan(found, loaded, mode)
     return Ready(plan, loaded, found, warnings)
 
@@ -120,7 +136,7 @@ def prepare(name: str, book: str, mode: Mode) -> Ready:
 class Ground:
     """What a run stands on. ``relight prove`` puts a simulated world under the very same code."""
 
-    prepare: Callable[[str, str, Mode], Ready] = prepare
+    prepare: Callable[[str, str, Mode, Mapping[str, str]], Ready] = prepare
     clock: Callable[[], Clock] = LoopClock
     components: Callable[[system.LoadedSystem, Clock], Components] = Components
     network: Network = field(default_factory=Sockets)
@@ -146,21 +162,22 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
     heard, ground = listeners or Listeners(), ground or Ground()
     clock = ground.clock()
     begun = clock.utc()
-    ready = ground.prepare(request.system, request.runbook, request.mode)
+    ready = ground.prepare(request.system, request.runbook, request.mode, request.vars)
     async with ground.providers(ready, clock) as components:
-        killswitch.check()
+        killswitch.check(ready.plan.system)
         run_id = new_run_id(begun, request)
         policy = ready.loaded.system.safety
         asked = leasing.Asked(
             ready.plan.system, run_id, clock, policy, request.automatic, 0, ground.elapsed, heard.waiting, ground.held,
-            _may(request, ready),
+            takeover.may_begin(request.takes_over, ready.plan.digest),
         )  # fmt: skip
         async with leasing.turn(asked, components) as turn:
+            turn.lease.check()
             if request.automatic and request.takes_over is None:
                 safety.cool_down(policy, ready.plan.system, turn.lease.last, request.waivers, clock.utc())
                 safety.velocity(policy.velocity, ready.plan.system, run_id, clock.utc())
             # Under the lease: a run that ends meanwhile may have swapped the roles.
-            roles = await _roles(request, ready, components)
+            roles = await _roles(request.takes_over, ready, components, request.wish)
             folder = places.state_home() / "runs" / run_id
             turn.journal = journal = ground.journal(folder / "journal.jsonl")
             incident = request.incident_started_at or begun
@@ -172,7 +189,7 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
             with contextlib.closing(journal), alive.hold(folder):
                 runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
                 runner.record("run_started", **head)
-                return await _go(runner, folder, heard)
+                return await _go(runner, folder, heard, components)
 
 
 async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground | None = None) -> report.Report:
@@ -184,14 +201,14 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
     before = read(folder / "journal.jsonl").records
     head = _resumable(folder.name, before)
     newest = max(r["epoch"] for r in before if r["type"] in ("run_started", "run_resumed"))
-    ready = ground.prepare(head["files"]["system"], head["files"]["runbook"], head["mode"])
+    ready = ground.prepare(head["files"]["system"], head["files"]["runbook"], head["mode"], head.get("vars", {}))
     if ready.plan.digest != head["plan"]["digest"]:
         raise BadInput(
             f"the files of run {folder.name} changed since it began, so its steps would not be the ones it did. Put"
             f" them back ({head['files']['runbook']}, {head['files']['system']}) or start a new run."
         )
     async with ground.providers(ready, clock) as components:
-        killswitch.check()
+        killswitch.check(ready.plan.system)
         asked = leasing.Asked(
             ready.plan.system, folder.name, clock, ready.loaded.system.safety, head.get("automatic", False),
             head["epoch"], ground.elapsed, heard.waiting, ground.held, takeover.not_overtaken(folder.name, newest),
@@ -221,28 +238,13 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
                     torn_bytes=len(journal.torn),
                     reopened=reopened(ready.plan, runner.state),
                 )
-                return await _go(runner, folder, heard)
+                return await _go(runner, folder, heard, components)
 
 
-def _may(request: Request, ready: Ready) -> Callable[[Held | None], None]:
-    """What the lease's record must say for this run to begin. Raises BadInput where the files are not the same."""
-    lost = request.takes_over
-    if lost is None:
-        return lambda _held: None
-    if lost.plan != ready.plan.digest:
-        raise BadInput(
-            f"run {lost.run_id} cannot be taken over here: {ready.book.document.file} and"
-            f" {ready.loaded.document.file} are not the files that it began with. Make them the same on every machine,"
-            " or start a new run and name the sites (--from, --to)."
-        )
-    return takeover.permit(lost)
-
-
-async def _roles(request: Request, ready: Ready, components: Components) -> Roles:
+async def _roles(lost: Mandate | None, ready: Ready, components: Components, wish: Wish) -> Roles:
     """Observed; those of the run that is taken over, else: in the middle of a move, what is seen would mislead."""
-    lost = request.takes_over
     if lost is None:
-        return await resolve(ready.loaded.system, components, request.wish)
+        return await resolve(ready.loaded.system, components, wish)
     return Roles({**{s: s for s in ready.loaded.system.sites}, **lost.roles}, {takeover.CAUSE: lost.run_id})
 
 
@@ -262,9 +264,12 @@ def _resumable(run_id: str, records: tuple[Record, ...]) -> Record:
     return head
 
 
-async def _go(runner: Runner, folder: Path, heard: Listeners) -> report.Report:
+async def _go(runner: Runner, folder: Path, heard: Listeners, components: Components) -> report.Report:
     heard.started(runner, folder)
+    telling = notify.follow(folder, components)
     await runner.go()
+    if telling is not None:  # a run of a moment: whoever tells of it must have been started
+        await in_thread(lambda: telling.join(notify.SPAWN_S))
     return write_report(folder)
 
 
@@ -295,7 +300,7 @@ class Live:
 
 def _run(ready: Ready, info: RunInfo, roles: Roles, live: Live) -> Run:
     def allowed() -> None:
-        killswitch.check()
+        killswitch.check(ready.plan.system)
         live.lease.check()
 
     def holds() -> None:
@@ -306,6 +311,7 @@ def _run(ready: Ready, info: RunInfo, roles: Roles, live: Live) -> Run:
         except RelightError:
             return  # what cannot be read stops effects, not the record of what was done
 
+    folder = places.state_home() / "runs" / info.run_id
     return Run(
         info=info,
         plan=ready.plan,
@@ -318,7 +324,8 @@ def _run(ready: Ready, info: RunInfo, roles: Roles, live: Live) -> Run:
         clock=live.clock,
         network=live.network,
         incident_started_at=datetime.fromisoformat(info.incident_started_at),
-        abort=lambda: abort.asked(places.state_home() / "runs" / info.run_id),
+        abort=lambda: abort.asked(folder),
+        answers=approvals.Answers(folder, live.clock),
     )
 
 
@@ -361,6 +368,7 @@ def _header(ready: Ready, request: Request, roles: Roles, info: RunInfo, begun: 
         "roles": dict(roles.by_name),
         "roles_evidence": roles.evidence,
         "waivers": dict(info.waivers),
+        "vars": dict(request.vars),
         "trigger": request.trigger,
         "operator": _operator(request.operator),
         "automatic": request.automatic,

@@ -109,6 +109,7 @@ class Holder:
             released=False,
             last=self.last(old),
             mandate=old.mandate if old else None,
+            paused=old.paused if old else "",
         )
 
     def last(self, old: Held | None) -> LastRun | None:

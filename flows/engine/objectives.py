@@ -127,14 +127,11 @@ def phases(records: tuple[Record, ...]) -> dict[str, float | None]:
     begun = at(started)
     kinds = {s["id"]: (s["phase"], s["read_only"]) for s in started["plan"]["steps"]}
     ends: dict[str, datetime] = {}
-    approve_s: float | None = None
     for record in of_type(records, "outcome"):
         if record["outcome"] not in GOOD or record["step"] not in kinds:
             continue
-        phase = kinds[record["step"]][0]
-        ends[phase] = at(record)
-        if phase == "approve":
-            approve_s = (approve_s or 0.0) + record["duration_s"]
+        ends[kinds[record["step"]][0]] = at(record)
+    approve_s = _approve_s(records, {step for step, (phase, _) in kinds.items() if phase == "approve"})
     declared = ends.get("detect", begun)
     executed = ends.get("execute")
     verified = ends.get("verify")
@@ -153,6 +150,28 @@ def phases(records: tuple[Record, ...]) -> dict[str, float | None]:
         else (0.0 if verified else None),
         "client_visible_s": _client_visible(records, incident),
     }
+
+
+def _approve_s(records: tuple[Record, ...], asking: set[str]) -> float | None:
+    """Seconds that the run waited for people, whatever they said; None where nobody was asked.
+
+    From when a step first asked, also where its engine died meanwhile and another one went on.
+    """
+    asked: dict[str, datetime] = {}
+    waits: list[float] = []
+    for record in records:
+        if record["type"] == "approval_wanted":
+            asked.setdefault(record["step"], at(record))
+        elif record["type"] == "outcome" and record["step"] in asking:
+            begun = asked.pop(record["step"], None)
+            if begun is not None:
+                waits.append((at(record) - begun).total_seconds())
+            elif record["outcome"] in GOOD and record["facts"].get("asked") != 0:
+                waits.append(record["duration_s"])
+        elif record["type"] == "run_ended":  # stopped, or told to go back, while it asked
+            waits += [(at(record) - begun).total_seconds() for begun in asked.values()]
+            asked.clear()
+    return round(sum(waits), 6) if waits else None
 
 
 def _client_visible(records: tuple[Record, ...], incident: datetime) -> float | None:

@@ -86,7 +86,8 @@ def of(records: tuple[Record, ...], now: datetime) -> Outlook:
 
 def _plan(head: dict[str, Any]) -> Plan:
     """The plan that the run has. Raises RelightError where its files are gone or say something else by now."""
-    plan = launch.prepare(head["files"]["system"], head["files"]["runbook"], head["mode"]).plan
+    files = head["files"]
+    plan = launch.prepare(files["system"], files["runbook"], head["mode"], head.get("vars", {})).plan
     if plan.digest != head["plan"]["digest"]:
         raise RelightError("the files of this run changed since it began, so its remaining steps cannot be told")
     return plan

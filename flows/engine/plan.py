@@ -47,6 +47,9 @@ class PlannedStep:
         """All attempts cut off at their timeout, the longest pauses between them, and a last look at the state."""
         pauses = sum(pause_s(self.backoff_s, n, 1.0) for n in range(1, self.attempts))
         look_s = 0.0 if self.action.read_only else self.look_s + GRACE_S
+        most_s = self.action.most_s()
+        if most_s is not None and most_s < self.timeout_s:
+            return self.attempts * most_s + pauses + look_s
         return self.attempts * (self.timeout_s + GRACE_S) + pauses + look_s
 
     @property

@@ -16,6 +16,7 @@ from flows.engine.roles import Roles, resolve
 from flows.engine.state import RunState
 from tasks.clock import Clock
 from tasks.contract import Context, Observation, Phase, RunInfo
+from tasks.database.protocol import Database
 from tasks.errors import RelightError, SafetyRefusal
 
 
@@ -30,7 +31,7 @@ class Preview:
 
 async def observe(request: Request) -> tuple[Ready, Roles, list[Preview]]:
     """Observe every step against the live system and change nothing: no lease, no journal, no file."""
-    ready = prepare(request.system, request.runbook, request.mode)
+    ready = prepare(request.system, request.runbook, request.mode, request.vars)
     ground = Ground()
     clock = ground.clock()
     async with ground.providers(ready, clock) as components:
@@ -40,9 +41,35 @@ async def observe(request: Request) -> tuple[Ready, Roles, list[Preview]]:
         return ready, roles, found
 
 
+class Glance:
+    """Looks at chosen steps, again and again, with providers that are kept in between. Changes nothing."""
+
+    def __init__(self, request: Request, ready: Ready) -> None:
+        self._request, self._ready = request, ready
+        self._clock = Ground().clock()
+        self._components = Ground().components(ready.loaded, self._clock)
+        self._components.build()
+
+    async def at(self, steps: tuple[PlannedStep, ...]) -> tuple[Roles, list[Preview]]:
+        """The roles as they are now, and each of ``steps``. Raises Contradiction, BadInput where roles are unclear."""
+        roles = await resolve(self._ready.loaded.system, self._components, self._request.wish)
+        info = run_info(self._ready.plan, self._request, "plan", 0, self._clock.utc())
+        eyes = _Eyes(self._ready, self._clock, self._components, info, roles.by_name, RunState())
+        return roles, await _looked(steps, eyes)
+
+    def sites(self) -> dict[str, str]:
+        """Database node -> its site, of every database."""
+        found: list[tuple[str, Database]] = self._components.of(Database)
+        return {node: database.site_of(node) for _, database in found for node in database.nodes()}
+
+    async def aclose(self) -> None:
+        """Close the providers."""
+        await self._components.aclose()
+
+
 async def observe_run(head: Record, state: RunState) -> list[Preview]:
     """What is true now of each step of a run, given its first record. Changes nothing. Raises BadInput."""
-    ready = prepare(head["files"]["system"], head["files"]["runbook"], head["mode"])
+    ready = prepare(head["files"]["system"], head["files"]["runbook"], head["mode"], head.get("vars", {}))
     request = Request(head["system"], head["runbook"], head["mode"], waivers=head["waivers"])
     ground = Ground()
     clock = ground.clock()

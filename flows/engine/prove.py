@@ -36,6 +36,7 @@ class Question:
         every: 1 plays every single deviation; n every n-th (crashes are never left out).
         depth: how many schedules of two to four deviations to draw for each case.
         seed: of the draws and of the engine's jitter.
+        vars: variables of the runbook with another value, as (name, text).
     """
 
     system: str
@@ -45,6 +46,7 @@ class Question:
     every: int = 1
     depth: int = 200
     seed: int = 1
+    vars: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,9 @@ def case_of(question: Question, mode: Mode, scenario: str) -> Case:
     """Read the files and name the case. Raises InvalidFiles, BadInput."""
     if scenario not in SCENARIOS:
         raise BadInput(f"no scenario {scenario!r}; known: {', '.join(SCENARIOS)}")
-    ready = launch.prepare(question.system, question.runbook, mode)
-    request = launch.Request(question.system, question.runbook, mode, trigger="prove", operator="prove")
+    chosen = dict(question.vars)
+    ready = launch.prepare(question.system, question.runbook, mode, chosen)
+    request = launch.Request(question.system, question.runbook, mode, trigger="prove", operator="prove", vars=chosen)
     return Case(ready, mode, SCENARIOS[scenario], request, question.seed)
 
 

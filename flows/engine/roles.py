@@ -16,7 +16,7 @@ from flows.engine.system import System
 from tasks.contract import Facts
 from tasks.database.protocol import Database, NodeView
 from tasks.errors import BadInput, Contradiction, RelightError
-from tasks.zones.protocol import Zone
+from tasks.zones.protocol import Switchboard, Zone
 
 
 @dataclass(frozen=True)
@@ -134,4 +134,10 @@ async def _names(components: Components, sites: tuple[str, ...]) -> dict[str, st
                 now = None
             pointing = [s for s in sites if now and zone.wanted(name, rdtype, s).values == now.values]
             found[name] = pointing[0] if pointing else None
+    for _, board in components.of(Switchboard):  # its names go where the switches say, whatever their record sets say
+        try:
+            on = [s for s, state in (await board.states()).items() if state]
+        except RelightError:
+            on = []
+        found |= dict.fromkeys(board.names(), on[0] if len(on) == 1 else None)
     return found

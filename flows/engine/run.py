@@ -10,6 +10,7 @@ from typing import Any
 from flows.engine.plan import Plan
 from tasks.clock import Clock
 from tasks.contract import RunInfo
+from tasks.hearing import Said
 from tasks.network import Network
 
 
@@ -23,6 +24,7 @@ class Run:
         components: component name -> provider instance.
         check: raises when this run may no longer change anything (lease lost, kill switch on).
         holds: raises when the lease is lost: then nothing is recorded either, somebody else may go on with the run.
+        answers: what people handed in for a step, as far as it was heard.
         abort: who wants the run to go back, and why (``by``, ``why``, ``asked_at``); None while nobody does.
     """
 
@@ -38,3 +40,4 @@ class Run:
     network: Network
     holds: Callable[[], None] = lambda: None
     abort: Callable[[], Mapping[str, str] | None] = lambda: None
+    answers: Callable[[str], tuple[Said, ...]] = lambda _step: ()

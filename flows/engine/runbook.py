@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from flows.engine.system import Name
 from flows.engine.thresholds import Strict
 from flows.engine.yamlfile import Document
 from tasks.contract import Mode
+from tasks.errors import BadInput
 from tasks.quantities import Duration
 
 OnFailure = Literal["stop", "continue", "undo", "ask"]
@@ -91,6 +92,33 @@ def load(path: Path) -> LoadedRunbook:
 def from_document(document: Document) -> LoadedRunbook:
     """As ``load``, from a parsed document."""
     return LoadedRunbook(yamlfile.validated(document, Runbook), document)
+
+
+def with_vars(loaded: LoadedRunbook, asked: Mapping[str, str]) -> LoadedRunbook:
+    """The runbook with other values of some of its ``vars``; each text is read as the type that its own value has.
+
+    Raises BadInput for a name that the runbook does not have, or a text that is none of that type.
+    """
+    if not asked:
+        return loaded
+    book = loaded.runbook
+    known = ", ".join(f"{n} ({type(v).__name__}, {v})" for n, v in book.vars.items())
+    known = f"runbook {book.runbook} has {known or 'no vars'}"
+    changed: dict[str, Scalar] = {}
+    for name, text in asked.items():
+        if name not in book.vars:
+            close = nearest(name, book.vars)
+            raise BadInput(f"no variable {name!r}: {known}" + (f". Did you mean {close!r}?" if close else ""))
+        kind = type(book.vars[name])
+        try:
+            changed[name] = _TRUTH[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            raise BadInput(f"variable {name}: expected {_KINDS[kind]}, got {text!r}; {known}") from None
+    return replace(loaded, runbook=book.model_copy(update={"vars": {**book.vars, **changed}}))
+
+
+_TRUTH = {"true": True, "false": False}
+_KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def is_runbook(document: Document) -> bool:

@@ -28,7 +28,7 @@ _KEPT = 1000
 class Velocity(Strict):
     """At most ``runs`` automatic runs in ``per``, over all systems of a state folder."""
 
-    runs: int = Field(3, ge=0)
+    runs: int = Field(2, ge=0)
     per: Duration = Field(3600.0, gt=0)
 
 
@@ -41,7 +41,7 @@ class Safety(Strict):
         lease_ttl: of the lease in the state folder: an engine that stands still for longer may be taken over.
     """
 
-    cool_down: Duration = 1800.0
+    cool_down: Duration = 3600.0
     velocity: Velocity = Velocity()
     lease_ttl: Duration = Field(10.0, ge=1.0)
 

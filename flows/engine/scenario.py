@@ -112,7 +112,8 @@ def _add_names(world: World, zone: Zone, active: str) -> None:
     for name, rdtype in zone.names():
         world.records[name, rdtype] = Record(zone.wanted(name, rdtype, active), 0)
         for site in world.sites:
-            for value in zone.wanted(name, rdtype, site).values:
+            wanted = world.pointed[name, rdtype, site] = zone.wanted(name, rdtype, site)
+            for value in wanted.targets:
                 world.site_at[value] = site
 
 
@@ -170,9 +171,8 @@ def _failed_over(world: World) -> None:
     for bucket_site, bucket in world.buckets.items():
         if bucket_site == target:
             bucket.source = None
-    for (name, rdtype), record in world.records.items():
-        values = tuple(a for a, s in world.site_at.items() if s == target)
-        world.records[name, rdtype] = Record(record.rrset.__class__(name, rdtype, record.rrset.ttl, values), 1)
+    for name, rdtype in world.records:
+        world.records[name, rdtype] = Record(world.pointed[name, rdtype, target], 1)
 
 
 def _comes_back(world: World) -> None:

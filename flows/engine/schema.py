@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -106,6 +106,28 @@ def texts() -> dict[str, str]:
     """File name below ``runbooks`` -> what it must hold."""
     made = {RUNBOOK_FILE: runbook_schema(), SYSTEM_FILE: system_schema()}
     return {name: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in made.items()}
+
+
+def described(model: type[BaseModel], prefix: str = "") -> tuple[Schema, dict[str, Schema]]:
+    """As ``_model``, with each key's description from the ``Attributes:`` of its class."""
+    whole, shared = _model(model, prefix)
+    classes = {model.__name__: model, **_nested(model)}
+    for name, cls in classes.items():
+        found = whole if cls is model else shared.get(prefix + name, {})
+        aliases = {n: f.alias or n for n, f in cls.model_fields.items()}
+        for attribute, text in _attributes(cls).items():
+            if attribute in aliases and aliases[attribute] in found.get("properties", {}):
+                found["properties"][aliases[attribute]].setdefault("description", text)
+    return whole, shared
+
+
+def _nested(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    found: dict[str, type[BaseModel]] = {}
+    for field in model.model_fields.values():
+        for one in (field.annotation, *get_args(field.annotation)):
+            if isinstance(one, type) and issubclass(one, BaseModel) and one.__name__ not in found:
+                found |= {one.__name__: one, **_nested(one)}
+    return found
 
 
 def write(folder: Path) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.engine import abort, launch, report
+from flows.engine import abort, approvals, launch, report
 from flows.engine.invariants import Rules, Told
 from flows.engine.journal import FileJournal, Record, sealed
 from flows.engine.lease import Lease
@@ -28,7 +28,9 @@ from flows.engine.virtualtime import VirtualLoop
 from tasks.contract import Mode
 from tasks.errors import BadInput, RelightError
 from tasks.health.twin import NetworkTwin
+from tasks.people.twin import secret_of
 from tasks.simulation import Event, Killed, Process, ProcessClock, Simulation, enter
+from tasks.tokens import FOR, Wish, mint
 from tasks.world import World
 
 RESTART_S = 1.0
@@ -36,6 +38,8 @@ PERSON_S = 5.0
 MOST_STARTS = 24
 PEOPLE = 2
 """How often a person resumes a run that ended badly."""
+ANSWER_S = 2.0
+"""How long people think about an approval."""
 PAUSE_S = 30.0
 """Longer than any lease."""
 AFTERWARDS_S = 5.0
@@ -228,17 +232,22 @@ class Play:
             return lease
 
         return launch.Ground(
-            prepare=lambda _system, _runbook, _mode: self.case.ready,
+            prepare=lambda _system, _runbook, _mode, _vars: self.case.ready,
             clock=lambda: clock,
             components=lambda loaded, clock: Twins(loaded, clock, self.world, self.sim),
             network=NetworkTwin(self.world, self.sim),
             dice=random.Random(self.case.seed),  # noqa: S311 - jitter that can be repeated, not a secret
-            journal=lambda path: MortalJournal(path, process, self.sim, self.rules.seen),
+            journal=lambda path: MortalJournal(path, process, self.sim, self._seen),
             elapsed=lambda: asyncio.get_running_loop().time(),
             held=held,
         )
 
     # ---- what happens beside the engine ----
+
+    def _seen(self, process: Process, run_id: str, record: Record) -> None:
+        self.rules.seen(process, run_id, record)
+        if record["type"] == "approval_wanted":
+            self.beside.append(asyncio.create_task(answered(run_id, record, self.world)))
 
     def _return(self) -> None:
         self.case.scenario.returns(self.world)
@@ -276,6 +285,15 @@ class Play:
                 await going
 
         self.beside.append(asyncio.create_task(other()))
+
+
+async def answered(run_id: str, record: Record, world: World) -> None:
+    """Those who are asked say yes after a while, whoever lives by then."""
+    await asyncio.sleep(ANSWER_S)
+    folder, step = Path(os.environ["RELIGHT_STATE"]) / "runs" / run_id, record["step"]
+    for name in record["who"][: record["at_least"]]:
+        wish = Wish(run_id, step, "approve", name, world.utc() + FOR)
+        approvals.hand_in(folder, step, {"token": mint(wish, secret_of(name))}, "cli")
 
 
 @contextlib.contextmanager

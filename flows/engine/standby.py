@@ -105,6 +105,7 @@ def _request(system: str, asked: Mandate, held: Held) -> launch.Request:
         runbook=asked.runbook,
         mode="graceful" if asked.mode == "graceful" else "forced",
         waivers=asked.waivers,
+        vars=asked.vars,
         incident_started_at=datetime.fromisoformat(asked.incident_started_at),
         detected_at=datetime.fromisoformat(asked.detected_at),
         trigger=asked.trigger,
@@ -189,7 +190,7 @@ class Watch:
         if self._ended(run_id) or run_id in self._left:
             return
         here = bool(run_id) and (places.state_home() / "runs" / run_id).is_dir()
-        seen = Look(held, self.elapsed() - self._since, ttl_s, here, _paused(), self.now())
+        seen = Look(held, self.elapsed() - self._since, ttl_s, here, _paused(name, held), self.now())
         decision = takeover.decide(seen)
         if decision.do == "take_over" and self._not_before is not None and self.now() < self._not_before:
             return
@@ -248,12 +249,13 @@ class Watch:
             self.say(text)
 
 
-def _paused() -> str:
+def _paused(name: str, held: Held | None) -> str:
+    """Why nothing may begin, on this machine or on every one; empty while it may."""
     try:
-        killswitch.check()
+        killswitch.check(name)
     except SafetyRefusal as e:
         return str(e)
-    return ""
+    return str(killswitch.refusal(name, held.paused)) if held is not None and held.paused else ""
 
 
 def _end_with_the_supervisor() -> None:

@@ -62,6 +62,8 @@ class RunState:
     aborted: str = ""
     """Who asked that the run goes back, and why."""
     ended: Verdict | None = None
+    noted: set[tuple[object, ...]] = field(default_factory=set)
+    """Answers of people and what was made of them: they are not noted twice."""
 
     @property
     def going_back(self) -> bool:
@@ -92,18 +94,7 @@ def advance(state: RunState, record: Record) -> None:
     """Apply one record. Types that say nothing about steps are passed over."""
     kind = record["type"]
     if kind == "run_resumed":
-        state.ended = None
-        # what failed, or never came to run because of it, gets another chance; what is true stays. A run that went
-        # back goes on going back: it is the undo that gets another chance.
-        for step in state.steps.values():
-            step.perhaps = step.perhaps or (step.in_flight and step.uncertain)
-            if step.outcome == "undo_failed":
-                step.undo_tried = False
-            elif step.outcome in ("failed", "skipped", "unknown") and not state.going_back:
-                step.outcome = None
-        for step_id in record.get("reopened", ()):
-            state.of(step_id).outcome = None
-        state.order = [i for i in state.order if state.steps[i].outcome is not None]
+        _taken_up(state, record)
     elif kind == "run_ended":
         state.ended = record["verdict"]
     elif kind == "undo_started":
@@ -112,6 +103,24 @@ def advance(state: RunState, record: Record) -> None:
         state.aborted = f"by {record['by']}: {record['why']}"
     elif kind in ("intent", "attempt_failed", "outcome"):
         _advance_step(state, state.of(record["step"]), record)
+    elif kind == "approval":
+        state.noted.add((record["step"], record["digest"], record["counted"], record["against"]))
+
+
+def _taken_up(state: RunState, record: Record) -> None:
+    """What failed, or never came to run because of it, gets another chance; what is true stays. A run that went back
+    goes on going back: it is the undo that gets another chance.
+    """
+    state.ended = None
+    for step in state.steps.values():
+        step.perhaps = step.perhaps or (step.in_flight and step.uncertain)
+        if step.outcome == "undo_failed":
+            step.undo_tried = False
+        elif step.outcome in ("failed", "skipped", "unknown") and not state.going_back:
+            step.outcome = None
+    for step_id in record.get("reopened", ()):
+        state.of(step_id).outcome = None
+    state.order = [i for i in state.order if state.steps[i].outcome is not None]
 
 
 def _advance_step(state: RunState, step: StepState, record: Record) -> None:
@@ -199,17 +208,23 @@ def decide(plan: Plan, state: RunState, running: Iterable[str] = ()) -> Decision
 def reopened(plan: Plan, state: RunState) -> list[str]:
     """Checks to ask again when a run is taken up: what they said may be long ago.
 
-    Those that are done, and that a changing step which has not ended well needs directly, on the way to a point of no
-    return that was not begun: before a fence it is asked again whether the primary is down at all. Behind the fence it
-    is not: it is down because of it.
+    Those that are done, and that a changing step which has not ended well needs directly, or through other checks, on
+    the way to a point of no return that was not begun: before a fence it is asked again whether the primary is down at
+    all, and whether people still say yes. Behind the fence it is not: it is down because of it.
     """
     if state.going_back:
         return []
     ahead = [s.id for s in plan.steps if s.irreversible and not state.of(s.id).intent]
     leads = {i for point in ahead for i in (point, *plan.ancestors(point))}
     asking = [s for s in plan.steps if s.id in leads and not s.action.read_only and state.of(s.id).outcome not in GOOD]
-    needed = {n for s in asking for n in s.needs}
-    return [s.id for s in plan.steps if s.id in needed and s.action.read_only and state.of(s.id).outcome in GOOD]
+    needed: set[str] = set()
+    todo = [n for s in asking for n in s.needs]
+    while todo:
+        one = plan.by_id[todo.pop()]
+        if one.id not in needed and one.action.read_only:
+            needed.add(one.id)
+            todo.extend(one.needs)
+    return [s.id for s in plan.steps if s.id in needed and state.of(s.id).outcome in GOOD]
 
 
 def undoable(plan: Plan, state: RunState) -> tuple[tuple[PlannedStep, ...], tuple[PlannedStep, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
+from flows.engine.approvals import StepHearing
 from flows.engine.attempt import Attempt
 from flows.engine.journal import JournalUnwritable, Record
 from flows.engine.plan import PlannedStep, pause_s
@@ -135,6 +136,7 @@ class StepRun:
             network=run.network,
             earlier=self.engine.state.earlier(),
             intended=self.engine.state.of(step.id).intents,
+            hearing=StepHearing(self.engine, step, self.number, guard),
             report=lambda line: self.engine.report(step.id, line),
             guard=guard,
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from flows.engine import processes
+from flows.engine import killswitch, processes
 from flows.engine.lease import Holder, refused, taken_over
 from tasks.clock import Clock
 from tasks.errors import EffectUnknown, LeaseHeld, LostCompare, RelightError, Unreachable
@@ -62,6 +62,8 @@ class StoreLease:
     def check(self) -> None:
         if self._lost is not None:
             raise self._lost
+        if self.held.paused:
+            raise killswitch.refusal(self.system, self.held.paused)
         if self._over:
             raise LeaseHeld(f"this run gave its lease of system {self.system} up; it changes nothing more")
         late_s = self.holder.elapsed() - self._valid_until

@@ -102,9 +102,8 @@ class Supervisor:
         if not dead:
             return
         known = with_newer(self._seen)
-        paused = _paused()
         for run_id in dead:
-            self._care_for(known[run_id], paused)
+            self._care_for(known[run_id])
 
     def _folders(self) -> list[str]:
         try:
@@ -138,9 +137,9 @@ class Supervisor:
         self._seen[run_id] = seen(self._folder(run_id))
         self._stats[run_id] = stat
 
-    def _care_for(self, run: Seen, paused: str) -> None:
+    def _care_for(self, run: Seen) -> None:
         care = self._care.get(run.run_id) or care_of(self._folder(run.run_id))
-        self._follow(run, decide(run, care, paused, self.now()), care)
+        self._follow(run, decide(run, care, _paused(run.system), self.now()), care)
 
     def _follow(self, run: Seen, decision: Decision, before: Care) -> None:
         line = f"run {run.run_id}: {_WORDS[decision.do]}: {redact(decision.why)}"
@@ -219,13 +218,14 @@ def seen(folder: Path) -> Seen:
     )
 
 
-def _paused() -> str:
-    try:
-        killswitch.check()
-    except SafetyRefusal:
-        with contextlib.suppress(OSError, ValueError):
-            return killswitch.pause_file().read_text(encoding="utf-8").strip() or "no reason given"
-        return "its reason cannot be read"
+def _paused(system: str) -> str:
+    for one in dict.fromkeys(("", system)):
+        try:
+            killswitch.check(one)
+        except SafetyRefusal:
+            with contextlib.suppress(OSError, ValueError):
+                return killswitch.pause_file(one).read_text(encoding="utf-8").strip() or "no reason given"
+            return "its reason cannot be read"
     return ""
 
 

@@ -23,9 +23,10 @@ ROLES = ("active", "failed", "target")
 
 
 class Site(Strict):
-    """A place the system can run in."""
+    """A place the system can run in. ``region``: where it is; two sites of one region may fail together."""
 
     summary: str = ""
+    region: str = ""
 
 
 class Objective(Strict):

@@ -40,6 +40,7 @@ def mandate(head: Record, folder: Path, lives: int = 1) -> Mandate:
         incident_started_at=head["incident_started_at"],
         detected_at=head["detected_at"],
         waivers=dict(head["waivers"]),
+        vars=dict(head.get("vars", {})),
         operator=head["operator"],
         trigger=head["trigger"],
         automatic=head["automatic"],
@@ -69,7 +70,7 @@ class Look:
     Attributes:
         held: the record; still_s: for how long it has not changed while this machine watched; ttl_s: of the store.
         here: the run's journal is on this machine, whose supervisor cares for it.
-        paused: the kill switch's reason; empty when it is off.
+        paused: what the kill switch says, of this machine or of every one; empty while it is off.
     """
 
     held: Held | None
@@ -92,7 +93,7 @@ def decide(look: Look) -> Decision:
     if hopeless:
         return Decision("give_up", hopeless)
     if look.paused:
-        return Decision("wait", f"relight is paused here ({look.paused}); it is taken over after: relight unpause")
+        return Decision("wait", f"{look.paused}; it is taken over then")
     return Decision("take_over", f"nothing was heard from {held.holder} for {look.still_s:.0f} s")
 
 
@@ -122,14 +123,25 @@ def refuse_finished(held: Held | None, system: str) -> Mandate:
     return asked
 
 
-def permit(asked: Mandate) -> Callable[[Held | None], None]:
-    """For ``Holder.may``: the record, at the moment it is replaced, must still charge the same run."""
+def may_begin(lost: Mandate | None, digest: str) -> Callable[[Held | None], None]:
+    """For ``Holder.may`` of a new run: where it takes ``lost`` over, the record still charges it, as it is replaced.
+
+    ``digest``: of the plan here. Raises BadInput where the files here are not those that the lost run began with.
+    """
+    if lost is None:
+        return lambda _held: None
+    if lost.plan != digest:
+        raise BadInput(
+            f"run {lost.run_id} cannot be taken over here: runbook {lost.runbook} and the system file are not those"
+            " that it began with. Make them the same on every machine, or start a new run and name the sites (--from,"
+            " --to)."
+        )
 
     def may(held: Held | None) -> None:
         now = held.mandate if held is not None else None
-        if now is None or (now.run_id, now.ended) != (asked.run_id, asked.ended):
+        if now is None or (now.run_id, now.ended) != (lost.run_id, lost.ended):
             said = f"run {now.run_id} ({now.ended or 'not ended'})" if now is not None else "no run"
-            raise BadInput(f"run {asked.run_id} was to be taken over, and the lease names {said} now; nothing was done")
+            raise BadInput(f"run {lost.run_id} was to be taken over, and the lease names {said} now; nothing was done")
 
     return may
 

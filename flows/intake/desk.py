@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from flows.engine import launch, leasing, places, processes, report, safety, system
-from flows.engine import lease as leases
-from flows.engine.plan import Plan
-from flows.engine.providers import Components
+from flows.engine import launch
 from flows.engine.roles import Wish
-from flows.intake import gates
+from flows.intake import gates, turning
+from flows.intake.decision import Decision
+from flows.intake.episodes import Episodes
 from flows.intake.event import Event
-from flows.intake.gates import Decision, Facts
+from flows.intake.evidence import Watches
+from flows.intake.gathering import Gatherer, drilled_at, run_of
 from flows.intake.history import Entry, History
 from flows.intake.inbox import Inbox
 from flows.intake.rules import Loaded, Rule
-from tasks.clock import LoopClock
 from tasks.errors import RelightError, SafetyRefusal
-from tasks.leases.protocol import Held
 from tasks.quantities import duration, show_duration
 
-ONE_HOUR = timedelta(hours=1)
+__all__ = ["Desk", "drilled_at", "request", "run_of"]
+
 Start = Callable[[launch.Request], Awaitable[str]]
 """Starts a run and returns its id, once it has begun. Raises RelightError."""
+NOTHING_BEGAN = frozenset({"refused", "ignored", "known", ""})
+"""Outcomes after which a repeat of the same episode is decided about anew: nothing was started or asked."""
 
 
 @dataclass
 class Desk:
-    """The one that decides, for one inbox.
+    """The one that decides, for one inbox and one event loop.
 
     Attributes:
         inbox: None for one that only says what it would decide.
         loaded: the triggers of every system.
         start: starts a run; say: gets one line for each decision.
+        page: (event, why) for what a person should look at now.
+        watches: look at the systems themselves.
     """
 
     inbox: Inbox | None
@@ -46,26 +48,42 @@ class Desk:
     start: Start
     say: Callable[[str], None] = lambda _text: None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    page: Callable[[Event, str], None] = lambda _event, _why: None
+    watches: Watches = field(default_factory=Watches)
+    count: Callable[[Decision], None] = lambda _decision: None
+    gatherer: Gatherer = field(init=False)
 
-    @property
-    def _writing(self) -> Inbox:
-        if self.inbox is None:
-            raise RelightError("this one only says what it would decide")
-        return self.inbox
+    def __post_init__(self) -> None:
+        self.gatherer = Gatherer(
+            self.history, self.loaded, self.rule_for, lambda e, one, rule: request(e, one, rule, automatic=True),
+            lambda: self.now(), self.watches,  # noqa: PLW0108 - whoever sets another clock later sets it for both
+        )  # fmt: skip
 
     async def look(self) -> int:
         """Decide about everything that is open; how much that was. Raises Unavailable."""
         open_ = self.history.open(self.now())
         for entry in open_:
             await self.one(entry)
+        for entry in Episodes(self.history).asked():
+            await self._overdue(entry)
         return len(open_)
+
+    async def _overdue(self, entry: Entry) -> None:
+        """An approval that did not come in time is not approved; a person is paged again."""
+        found = self.rule_for(entry.event)
+        within_s = found[0].triggers.gates.approve_within if found else 0.0
+        if (self.now() - entry.event.received_at).total_seconds() <= within_s:
+            return
+        why = f"nobody approved it within {show_duration(within_s)}, so it is not approved"
+        await self._note(entry, {**(entry.decision or {}), "why": why}, "not approved")
+        self.page(entry.event, why)
 
     async def recover(self) -> None:
         """After a start of this process: runs that were proposed, and perhaps started, before the last one died."""
         for entry in self.history.proposed():
             run_id = run_of(entry.event.episode_key)
             if run_id:
-                self._writing.started(entry.id, run_id).result()
+                _writing(self).started(entry.id, run_id).result()
                 continue
             await self.one(entry)  # judged again: it may be old news by now
 
@@ -74,35 +92,59 @@ class Desk:
         found = self.rule_for(entry.event)
         if found is None:
             await self._note(entry, {"why": "no rule is about it"}, "ignored")
-        elif entry.event.kind == "firing" and not entry.fresh:
+        elif entry.event.kind == "firing" and not entry.fresh and decided_before(self.history, entry):
             await self._note(entry, {"why": "this episode is known; it was decided about when it began"}, "known")
         elif entry.event.kind == "resolved":
-            await self._note(entry, {"why": "it ended; a failback is never automatic"}, "ended")
+            await self._ended(entry, *found)
         else:
             loaded, rule = found
-            decision = gates.judge(entry.event, rule, loaded, await self.facts(entry.event, rule, loaded))
-            await self._act(entry, loaded, rule, decision)
+            await self._act(entry, loaded, rule, await self.judged(entry.event, rule, loaded))
+
+    async def judged(self, event: Event, rule: Rule, loaded: Loaded, wait_s: float | None = None) -> Decision:
+        """What every gate says now. ``wait_s``: for the first look at the system itself; None: a moment."""
+        facts = await self.gatherer.facts(event, rule, loaded, wait_s)
+        return gates.judge(event, rule, loaded, facts)
 
     async def _act(self, entry: Entry, loaded: Loaded, rule: Rule, decision: Decision) -> None:
         document, now = decision.document(), self.now()
         if decision.outcome == "hold":
             again = now + timedelta(seconds=min(max(decision.again_s, 0.05), 60.0))
-            await asyncio.wrap_future(self._writing.hold(entry.id, document, again))
+            await asyncio.wrap_future(_writing(self).hold(entry.id, document, again))
             return
         await self._note(entry, document, decision.outcome)
+        self.count(decision)
+        for why in decision.pages if decision.outcome != "shadow" else ():
+            self.page(entry.event, why)
+        if decision.outcome == "ask":
+            why = f"a run of {rule.run} waits for a person: relight inbox show {entry.id}, relight approve {entry.id}"
+            self.page(entry.event, why)
         if decision.outcome == "start":
-            await self._start(entry, request(entry.event, loaded, rule, automatic=True))
+            await self._start(entry, decided(request(entry.event, loaded, rule, automatic=True), document))
+
+    async def _ended(self, entry: Entry, loaded: Loaded, rule: Rule) -> None:
+        """Before the point of no return of the run that it began: look again, and stop the run where all is well."""
+        others = [e for e in self.history.of_episode(entry.event.episode_key) if e.id != entry.id]
+        for waiting in (e for e in others if e.outcome == "ask"):
+            await self._note(waiting, {**(waiting.decision or {}), "why": "it ended before anybody approved"}, "ended")
+        run_id = next((e.run_id for e in others if e.run_id), "")
+        why, again_s = "it ended; a failback is never automatic", 0.0
+        if run_id:
+            why, again_s = turning.back(
+                run_id, entry.event, await self.gatherer.facts(entry.event, rule, loaded, 2.0), self.now()
+            )
+        if again_s:
+            again = self.now() + timedelta(seconds=again_s)
+            await asyncio.wrap_future(_writing(self).hold(entry.id, {"why": why, "run": run_id}, again))
+        else:
+            await self._note(entry, {"why": why, **({"run": run_id} if run_id else {})}, "ended")
 
     async def approved(self, entry: Entry, who: str) -> str:
         """A person said yes: ask the gates again, and start the run; its id.
 
         Raises SafetyRefusal where a gate refuses or holds, or the approval came too late.
         """
-        found = self.rule_for(entry.event)
-        if found is None:
-            raise SafetyRefusal("no rule is about this event any more")
-        loaded, rule = found
-        decision = gates.judge(entry.event, rule, loaded, await self.facts(entry.event, rule, loaded))
+        loaded, rule = rule_of(self, entry)
+        decision = await self.judged(entry.event, rule, loaded, 5.0)
         late_s = (decision.at - entry.event.received_at).total_seconds() - loaded.triggers.gates.approve_within
         against = [s for s in decision.said if s.answer in ("refuse", "hold") and s.gate != "fitness"]
         if late_s > 0:
@@ -114,10 +156,13 @@ class Desk:
         if against or not self.history.firing(entry.event.episode_key):
             why = "; ".join(f"{s.gate}: {s.why}" for s in against) or "the alert has ended"
             raise SafetyRefusal(f"an approval does not pass this: {why}")
-        await self._note(entry, {**decision.document(), "approved_by": who}, "start")
-        asked = request(entry.event, loaded, rule, automatic=False, operator=who)
+        return await self.by_hand(entry, {**decision.document(), "approved_by": who}, loaded, rule, who)
+
+    async def by_hand(self, entry: Entry, document: dict[str, object], loaded: Loaded, rule: Rule, who: str) -> str:
+        await self._note(entry, document, "start")
+        asked = decided(request(entry.event, loaded, rule, automatic=False, operator=who), document)
         run_id = await self.start(asked)
-        await asyncio.wrap_future(self._writing.started(entry.id, run_id))
+        await asyncio.wrap_future(_writing(self).started(entry.id, run_id))
         return run_id
 
     async def _start(self, entry: Entry, asked: launch.Request) -> None:
@@ -127,11 +172,11 @@ class Desk:
             decision = {**(entry.decision or {}), "why": f"it could not be started: {e}"}
             await self._note(entry, decision, "not started")
             return
-        await asyncio.wrap_future(self._writing.started(entry.id, run_id))
+        await asyncio.wrap_future(_writing(self).started(entry.id, run_id))
         self.say(f"event {entry.id}: run {run_id}")
 
     async def _note(self, entry: Entry, decision: Mapping[str, object], outcome: str) -> None:
-        await asyncio.wrap_future(self._writing.decide(entry.id, dict(decision), outcome))
+        await asyncio.wrap_future(_writing(self).decide(entry.id, dict(decision), outcome))
         why = decision.get("why") or _against(decision)
         self.say(f"event {entry.id}: {entry.event.subject()}: {outcome}{f' ({why})' if why else ''}")
 
@@ -142,46 +187,6 @@ class Desk:
                 if rule.matches(event):
                     return loaded, rule
         return None
-
-    async def facts(self, event: Event, rule: Rule, loaded: Loaded) -> Facts:
-        """What the gates look at, now."""
-        now = self.now()
-        plan, broken = _planned(loaded, rule)
-        held, alive, cool_down_s = await _held(loaded)
-        numbers = loaded.triggers.gates
-        recent = self.history.fired_since(now - timedelta(seconds=max(numbers.flap.within, numbers.fleet.within)))
-        fleet_since = now - timedelta(seconds=numbers.fleet.within)
-        others = {
-            found[0].system for e in recent if e.received_at >= fleet_since and (found := self.rule_for(e)) is not None
-        }
-        settings = loaded.settings.get(event.endpoint)
-        return Facts(
-            now=now,
-            plan=plan,
-            broken=broken,
-            held=held,
-            alive=alive,
-            cool_down_s=cool_down_s,
-            recent=tuple(e for e in recent if rule.matches(e)),
-            others=frozenset(others),
-            automatic=(safety.started_since(now - ONE_HOUR), _cap(loaded)),
-            references=await gates.reached(numbers.references),
-            blind=self.blind(loaded, now),
-            drilled_at=drilled_at(loaded.system, rule.run) if numbers.drill_within else None,
-            firing=event.kind != "firing" or self.history.firing(event.episode_key),
-            max_age_s=settings.max_age if settings else 900.0,
-        )
-
-    def blind(self, loaded: Loaded, now: datetime) -> str:
-        """Why the monitoring of a system cannot be trusted to speak up: the watchdog alert that did not come."""
-        for name, settings in loaded.settings.items():
-            if not settings.watchdog:
-                continue
-            seen = self.history.last_seen(name, settings.watchdog)
-            if seen is None or (now - seen).total_seconds() > settings.watchdog_every:
-                ago = f"{show_duration((now - seen).total_seconds())} ago" if seen else "never"
-                return f"monitoring is blind: {settings.watchdog} of {name} came {ago}"
-        return ""
 
 
 def request(event: Event, loaded: Loaded, rule: Rule, *, automatic: bool, operator: str = "") -> launch.Request:
@@ -204,24 +209,29 @@ def request(event: Event, loaded: Loaded, rule: Rule, *, automatic: bool, operat
     )
 
 
-def run_of(episode: str) -> str:
-    """The run that an episode began; empty if none did."""
-    for file in sorted((places.state_home() / "runs").glob("*/journal.jsonl"), reverse=True):
-        with contextlib.suppress(OSError, ValueError), file.open(encoding="utf-8") as lines:
-            if json.loads(lines.readline()).get("cause", {}).get("episode") == episode:
-                return file.parent.name
-    return ""
+def _writing(desk: Desk) -> Inbox:
+    if desk.inbox is None:
+        raise RelightError("this one only says what it would decide")
+    return desk.inbox
 
 
-def drilled_at(system_name: str, runbook: str) -> datetime | None:
-    """When a drill of the runbook succeeded last on this machine."""
-    for file in sorted((places.state_home() / "runs").glob("*/report.json"), reverse=True):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            found = report.Report.model_validate_json(file.read_text(encoding="utf-8"))
-            drill = (found.system, found.runbook) == (system_name, runbook) and found.trigger.startswith("drill")
-            if drill and found.verdict == "succeeded" and found.ended_at:
-                return datetime.fromisoformat(found.ended_at)
-    return None
+def rule_of(desk: Desk, entry: Entry) -> tuple[Loaded, Rule]:
+    """The rule that an event of the inbox falls under. Raises SafetyRefusal."""
+    found = desk.rule_for(entry.event)
+    if found is None:
+        raise SafetyRefusal("no rule is about this event any more")
+    return found
+
+
+def decided_before(history: History, entry: Entry) -> bool:
+    """Something came of this episode already. What was refused (left out by its sender, say) may be asked again."""
+    others = [e for e in history.of_episode(entry.event.episode_key) if e.id < entry.id]
+    return any(e.run_id or e.outcome not in NOTHING_BEGAN or e.decision is None for e in others)
+
+
+def decided(asked: launch.Request, decision: Mapping[str, object]) -> launch.Request:
+    """With all that the gates said: it goes into the run's first record."""
+    return replace(asked, cause={**asked.cause, "decision": dict(decision)})
 
 
 def _against(decision: Mapping[str, object]) -> str:
@@ -229,35 +239,3 @@ def _against(decision: Mapping[str, object]) -> str:
     if not isinstance(said, list):
         return ""
     return "; ".join(f"{g['gate']}: {g['why']}" for g in said if g["answer"] != "pass")
-
-
-def _planned(loaded: Loaded, rule: Rule) -> tuple[Plan | None, str]:
-    try:
-        return launch.prepare(str(loaded.folder), rule.run, rule.mode).plan, ""
-    except RelightError as e:
-        return None, str(e)
-
-
-def _cap(loaded: Loaded) -> int:
-    with contextlib.suppress(RelightError):
-        return system.load(loaded.folder / "system.yaml").system.safety.velocity.runs
-    return 0
-
-
-async def _held(loaded: Loaded) -> tuple[Held | None, bool, float]:
-    """The system's lease record, whether its holder may live, and its cool-down."""
-    try:
-        found = system.load(loaded.folder / "system.yaml")
-        components = Components(found, LoopClock())
-        try:
-            store = leasing.store_of(components)
-            if store is not None:
-                held, _ = await store.read()
-            else:
-                held = leases.read(places.state_home() / "systems" / found.system.system)
-        finally:
-            await components.aclose()
-    except RelightError:
-        return None, False, 0.0  # the run itself is refused then
-    alive = held is not None and not held.released and not processes.gone(held.holder)
-    return held, alive, found.system.safety.cool_down

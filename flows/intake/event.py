@@ -198,7 +198,11 @@ def normalise(alert: Alert, delivery: Delivery, auth: Auth, source: str, transpo
     trusted = ahead <= SKEW
     fingerprint = alert.fingerprint or _fingerprint(alert)
     test = alert.test or _asked_to_test(delivery)
-    episode = (delivery.endpoint, fingerprint, alert.cycle or (started.isoformat() if alert.started_at else "undated"))
+    episode = (
+        delivery.endpoint,
+        fingerprint,
+        alert.cycle or (started.isoformat(timespec="milliseconds") if alert.started_at else "undated"),
+    )
     return Event(
         source=source,
         endpoint=delivery.endpoint,

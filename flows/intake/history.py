@@ -37,7 +37,7 @@ class History:
 
     def open(self, now: datetime) -> list[Entry]:
         """Events that nothing was decided about, or whose time to be looked at again has come; oldest first."""
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute(
                 f"{_SELECT} WHERE decision IS NULL OR (outcome = 'hold' AND again_at <= ?) ORDER BY id",
                 (now.isoformat(),),
@@ -46,37 +46,71 @@ class History:
 
     def proposed(self) -> list[Entry]:
         """Events that a run was to be started for, and of whose start nothing is known."""
-        with self._reading() as db:
+        with self.reading() as db:
             return [_entry(r) for r in db.execute(f"{_SELECT} WHERE outcome = 'start' AND run_id IS NULL ORDER BY id")]
+
+    def of_episode(self, episode: str) -> list[Entry]:
+        """Every event of an episode, oldest first."""
+        with self.reading() as db:
+            return [_entry(row) for row in db.execute(f"{_SELECT} WHERE episode = ? ORDER BY id", (episode,))]
+
+    def notes(self, kind: str) -> list[dict[str, Any]]:
+        """What was kept for good, oldest first."""
+        with self.reading() as db:
+            rows = db.execute("SELECT at, body FROM notes WHERE kind = ? ORDER BY id", (kind,))
+            return [{"at": at, **json.loads(body)} for at, body in rows]
+
+    def counts(self) -> dict[str, int]:
+        """Outcome -> how many events came to it; ``open`` for those that nothing was decided about."""
+        with self.reading() as db:
+            rows = db.execute("SELECT coalesce(outcome, 'open'), count(*) FROM events GROUP BY 1")
+            return {str(name): int(count) for name, count in rows}
 
     def entries(self, most: int = 50) -> list[Entry]:
         """The newest events, newest first."""
-        with self._reading() as db:
+        with self.reading() as db:
             return [_entry(row) for row in db.execute(f"{_SELECT} ORDER BY id DESC LIMIT ?", (most,))]
 
     def entry(self, event_id: int) -> Entry:
         """Raises BadInput."""
-        with self._reading() as db:
+        with self.reading() as db:
             for row in db.execute(f"{_SELECT} WHERE id = ?", (event_id,)):
                 return _entry(row)
         raise BadInput(f"no event {event_id} in the inbox; see: relight inbox list")
 
-    def fired_since(self, since: datetime) -> list[Event]:
-        """One event for each episode that began to fire after ``since``, oldest first."""
-        with self._reading() as db:
-            rows = db.execute("SELECT event FROM events WHERE fresh = 1 ORDER BY id DESC LIMIT 2000").fetchall()
-        found = [Event.model_validate_json(row[0]) for row in rows]
-        return [e for e in reversed(found) if e.kind == "firing" and e.received_at >= since]
+    def fired_after(self, number: int) -> list[tuple[int, Event]]:
+        """(id, event) of each event above ``number`` that began to fire an episode, oldest first.
+
+        From the start (0), only the newest thousand.
+        """
+        with self.reading() as db:
+            rows = db.execute(
+                "SELECT id, event FROM (SELECT id, event FROM events WHERE fresh = 1 AND id > ?"
+                " ORDER BY id DESC LIMIT ?) ORDER BY id",
+                (number, 1000 if number == 0 else -1),
+            ).fetchall()
+        found = [(int(i), Event.model_validate_json(text)) for i, text in rows]
+        return [(i, e) for i, e in found if e.kind == "firing"]
+
+    def begun(self, event: Event, since: datetime) -> tuple[datetime, ...]:
+        """When episodes of the same alert of the same sender began to fire, oldest first."""
+        with self.reading() as db:
+            rows = db.execute(
+                "SELECT fired_at FROM episodes WHERE endpoint = ? AND fingerprint = ? AND fired_at >= ?"
+                " ORDER BY fired_at",
+                (event.endpoint, event.fingerprint, since.isoformat()),
+            )
+            return tuple(datetime.fromisoformat(at) for (at,) in rows)
 
     def firing(self, episode: str) -> bool:
         """The episode has begun and not ended."""
-        with self._reading() as db:
+        with self.reading() as db:
             row = db.execute("SELECT fired_at, closed_at FROM episodes WHERE key = ?", (episode,)).fetchone()
         return row is not None and row[0] is not None and row[1] is None
 
     def last_seen(self, endpoint: str, alertname: str) -> datetime | None:
         """When an alert with that ``alertname`` label came last."""
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute(
                 "SELECT e.event, p.last_seen FROM events e JOIN episodes p ON p.key = e.episode"
                 " WHERE p.endpoint = ? ORDER BY p.last_seen DESC LIMIT 500",
@@ -88,7 +122,8 @@ class History:
         return None
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection to read by, closed afterwards. Raises sqlite3.Error."""
         with contextlib.closing(connect(self.file)) as db:
             yield db
 

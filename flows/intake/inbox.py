@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from flows.intake.event import Delivery, Event, Unavailable
-from tasks.secrets import redact
+from flows.intake.redaction import without_secrets
 
 FILE = "inbox.sqlite3"
 KEPT_HEADERS = ("content-type", "user-agent", "x-webhook-id", "sentry-hook-resource", "x-amz-sns-message-type")
 MOST_TOGETHER = 200
+SAME_START_S = 0.5
+"""Two starts of one fingerprint this near are one: no sender ends and begins an alert so fast."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS deliveries (
@@ -31,12 +33,17 @@ CREATE TABLE IF NOT EXISTS deliveries (
     headers TEXT NOT NULL, body BLOB NOT NULL, seen INTEGER NOT NULL DEFAULT 1, UNIQUE (endpoint, transport_id));
 CREATE TABLE IF NOT EXISTS episodes (
     key TEXT PRIMARY KEY, endpoint TEXT NOT NULL, fingerprint TEXT NOT NULL, first_seen TEXT NOT NULL,
-    last_seen TEXT NOT NULL, fired_at TEXT, closed_at TEXT, times INTEGER NOT NULL DEFAULT 1);
+    last_seen TEXT NOT NULL, fired_at TEXT, closed_at TEXT, times INTEGER NOT NULL DEFAULT 1, started_at TEXT);
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY, delivery INTEGER NOT NULL REFERENCES deliveries (id), episode TEXT NOT NULL,
     event TEXT NOT NULL, fresh INTEGER NOT NULL, decision TEXT, outcome TEXT, run_id TEXT, again_at TEXT);
 CREATE INDEX IF NOT EXISTS undecided ON events (id) WHERE decision IS NULL;
 CREATE INDEX IF NOT EXISTS by_episode ON events (episode);
+CREATE INDEX IF NOT EXISTS by_fingerprint ON episodes (endpoint, fingerprint);
+CREATE TABLE IF NOT EXISTS marks (
+    event INTEGER PRIMARY KEY REFERENCES events (id), verdict TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL,
+    at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);
 """
 
 
@@ -103,6 +110,25 @@ class Inbox:
 
         def work(db: sqlite3.Connection) -> None:
             db.execute("UPDATE events SET run_id = ?, outcome = 'run' WHERE id = ?", (run_id, event_id))
+
+        return self._ask(work)
+
+    def mark(self, event_id: int, verdict: str, who: str, why: str, now: datetime) -> Future[None]:
+        """What a person says of a decision afterwards; the last word counts. Raises Unavailable."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
+                "INSERT OR REPLACE INTO marks (event, verdict, who, why, at) VALUES (?, ?, ?, ?, ?)",
+                (event_id, verdict, who, why, now.isoformat()),
+            )
+
+        return self._ask(work)
+
+    def note(self, kind: str, body: dict[str, Any], now: datetime) -> Future[None]:
+        """Keep for good that something was done that people answer for. Raises Unavailable."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO notes (at, kind, body) VALUES (?, ?, ?)", (now.isoformat(), kind, json.dumps(body)))
 
         return self._ask(work)
 
@@ -179,26 +205,53 @@ def _keep(db: sqlite3.Connection, delivery: Delivery, transport_id: str, events:
     ).fetchone()
     for event in events:
         if known:
-            db.execute("UPDATE episodes SET last_seen = ?, times = times + 1 WHERE key = ?", (now, event.episode_key))
+            key = of_its_episode(db, event).episode_key
+            db.execute("UPDATE episodes SET last_seen = ?, times = times + 1 WHERE key = ?", (now, key))
     if known:
         return Kept(known[0], new=False)
     headers = {k: v for k, v in delivery.headers.items() if k in KEPT_HEADERS or k.startswith("ce-")}
-    body = redact(delivery.body.decode("utf-8", "replace")).encode()
+    body = without_secrets(delivery.body.decode("utf-8", "replace")).encode()
     made = db.execute(
         "INSERT INTO deliveries (endpoint, transport_id, received_at, headers, body) VALUES (?, ?, ?, ?, ?)",
         (delivery.endpoint, transport_id, now, json.dumps(headers), body),
     ).lastrowid
     assert made is not None  # noqa: S101 - an INSERT that did not raise has a row id
     ids, fresh = [], 0
-    for event in events:
+    for one in events:
+        event = of_its_episode(db, one)
         first = _episode(db, event, now)
         fresh += first
         row = db.execute(
             "INSERT INTO events (delivery, episode, event, fresh) VALUES (?, ?, ?, ?)",
-            (made, event.episode_key, event.model_dump_json(), int(first)),
+            (made, event.episode_key, without_secrets(event.model_dump_json()), int(first)),
         ).lastrowid
         ids.append(int(row or 0))
     return Kept(made, new=True, events=tuple(ids), fresh=fresh)
+
+
+def of_its_episode(db: sqlite3.Connection, event: Event) -> Event:
+    """``event``, under the key of the episode that is known already where another way of telling wrote its start in
+    other words: a sender's webhook in nanoseconds, its API in milliseconds.
+    """
+    if event.kind == "resolved" and event.closes == "fingerprint":
+        row = db.execute(  # its sender does not say which one ended: the newest, and every earlier one
+            "SELECT key FROM episodes WHERE endpoint = ? AND fingerprint = ? AND closed_at IS NULL"
+            " AND fired_at IS NOT NULL ORDER BY fired_at DESC LIMIT 1",
+            (event.endpoint, event.fingerprint),
+        ).fetchone()
+        return event.model_copy(update={"episode_key": row[0]}) if row else event
+    if event.started_at_basis == "received":
+        return event
+    if db.execute("SELECT 1 FROM episodes WHERE key = ?", (event.episode_key,)).fetchone():
+        return event
+    rows = db.execute(
+        "SELECT key, started_at FROM episodes WHERE endpoint = ? AND fingerprint = ? ORDER BY last_seen DESC LIMIT 20",
+        (event.endpoint, event.fingerprint),
+    )
+    for key, started in rows.fetchall():
+        if abs((datetime.fromisoformat(started) - event.started_at).total_seconds()) <= SAME_START_S:
+            return event.model_copy(update={"episode_key": key})
+    return event
 
 
 def _episode(db: sqlite3.Connection, event: Event, now: str) -> bool:
@@ -207,12 +260,18 @@ def _episode(db: sqlite3.Connection, event: Event, now: str) -> bool:
     fired, closed = row or (None, None)
     fires = event.kind == "firing" and fired is None and closed is None
     closes = event.kind == "resolved" and closed is None
+    if event.kind == "resolved" and event.closes == "fingerprint":
+        db.execute(
+            "UPDATE episodes SET closed_at = ? WHERE endpoint = ? AND fingerprint = ? AND key != ?"
+            " AND closed_at IS NULL",
+            (now, event.endpoint, event.fingerprint, event.episode_key),
+        )
     if row is None:
         db.execute(
-            "INSERT INTO episodes (key, endpoint, fingerprint, first_seen, last_seen, fired_at, closed_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO episodes (key, endpoint, fingerprint, first_seen, last_seen, fired_at, closed_at, started_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (event.episode_key, event.endpoint, event.fingerprint, now, now, now if fires else None,
-             now if closes else None),
+             now if closes else None, event.started_at.isoformat(timespec="microseconds")),
         )  # fmt: skip
         return True
     db.execute(

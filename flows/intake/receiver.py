@@ -12,13 +12,16 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import APIKeyHeader, HTTPBasic, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 
 from flows.intake import body as bodies
+from flows.intake.answers import BODY, RESPONSES, Health
 from flows.intake.event import Delivery, Event, Malformed, Refused, Unavailable, normalise
 from flows.intake.inbox import Inbox
 from flows.intake.source import Source
@@ -26,6 +29,12 @@ from tasks.errors import MissingSecret
 
 BODY_S = 10.0
 """A body that takes longer is somebody who wants to hold the connection."""
+SCHEMES = (
+    HTTPBearer(auto_error=False, description="One of the endpoint's `tokens`."),
+    HTTPBasic(auto_error=False, description="A token as the password; any name."),
+    APIKeyHeader(name="X-Relight-Token", auto_error=False),
+)
+"""How a token may be shown, for the description only: each source recognises its sender itself."""
 log = logging.getLogger("relight.intake")
 
 Preview = Callable[[Event], Awaitable[dict[str, Any]]]
@@ -68,6 +77,8 @@ class Receiver:
         except Refused as e:
             log.warning("endpoint %s: %d: %s", name, e.status, e)
             headers = {"Retry-After": str(e.retry_s or 5)} if e.status == 503 else {}
+            if e.status == 408:  # what is left of its body is not waited for
+                headers["Connection"] = "close"
             response = JSONResponse({"error": str(e)}, e.status, headers)
         self._answers.labels(name, str(response.status_code)).inc()
         self._took.labels(name).observe(asyncio.get_running_loop().time() - began)
@@ -141,24 +152,40 @@ async def _body(request: Request, most: int) -> bytes:
 
 
 def application(receiver: Receiver, health: Callable[[], dict[str, Any]]) -> FastAPI:
-    """The ASGI application."""
-    app = FastAPI(title="relight", description="Alerts in.", docs_url=None, redoc_url=None)
+    """The ASGI application, described at ``/openapi.json``."""
+    app = FastAPI(title="relight", version=version("relight"), description="Alerts in.", docs_url=None, redoc_url=None)
 
-    @app.api_route("/alerts/{endpoint}", methods=["POST", "PUT", "OPTIONS"], summary="Deliver an alert")
     async def deliver(request: Request, endpoint: str) -> Response:
         return await receiver.take(request, endpoint)
 
-    @app.api_route(
-        "/alerts/{endpoint}/{token}", methods=["POST", "PUT", "OPTIONS"], summary="Deliver, with a token in the path"
-    )
     async def deliver_with_token(request: Request, endpoint: str, token: str) -> Response:
         return await receiver.take(request, endpoint, token)
 
-    @app.get("/healthz", summary="Does it take deliveries?")
-    async def healthz() -> dict[str, Any]:
-        return health()
+    for path, take, name in (
+        ("/alerts/{endpoint}", deliver, "deliver"),
+        ("/alerts/{endpoint}/{token}", deliver_with_token, "deliver_with_token"),
+    ):
+        for method in ("POST", "PUT", "OPTIONS"):
+            app.add_api_route(
+                path,
+                take,
+                methods=[method],
+                operation_id=f"{name}_{method.lower()}",
+                summary="Deliver an alert"
+                if method != "OPTIONS"
+                else "Ask whether this endpoint is meant (CloudEvents)",
+                responses=RESPONSES,
+                response_class=JSONResponse,
+                openapi_extra=BODY if method != "OPTIONS" else None,
+                dependencies=[Depends(one) for one in SCHEMES] if take is deliver else None,
+            )
 
-    @app.get("/metrics", summary="Prometheus metrics")
+    @app.get("/healthz", summary="Does it take deliveries?", response_model=Health, responses={503: {"model": Health}})
+    async def healthz() -> Response:
+        found = health()
+        return JSONResponse(found, 200 if found.get("ok") else 503)
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return receiver.metrics()
 

@@ -22,6 +22,8 @@ from tasks.quantities import Duration
 
 FILE = "triggers.yaml"
 Stage = Literal["off", "observe", "approve", "auto"]
+STAGES: tuple[Stage, ...] = ("off", "observe", "approve", "auto")
+"""Each lets more happen by itself than the one before."""
 
 
 class Window(Strict):
@@ -42,40 +44,76 @@ class Window(Strict):
 
 
 class Confirm(Strict):
-    """How long an alert must have been firing. The run's own entry check asks the system itself in any case."""
+    """How long, and how often in a row, a failure must be seen before a run may start by itself.
+
+    The run asks once more: its own entry check comes right before the first step that changes anything.
+
+    Attributes:
+        span: how long the alert must have been firing (key ``for``).
+        probes: looks of our own, in a row, that must see the failure; every: the pause between two of them.
+        patience: how long evidence that is missing, or that disagrees, is waited for before a person is asked.
+    """
 
     span: Duration = Field(default=30.0, alias="for", ge=0)
+    probes: int = Field(default=3, ge=0, le=100)
+    every: Duration = Field(default=2.0, gt=0)
+    patience: Duration = Field(default=10.0, ge=0)
 
 
 class Flap(Strict):
     """More episodes than this in that time need a person, until it was quiet for as long."""
 
     episodes: int = Field(default=2, ge=1)
-    within: Duration = 1800.0
+    within: Duration = Field(default=1800.0, gt=0)
 
 
 class Fleet(Strict):
-    """More systems firing at once than this: suspect the monitor, not the systems."""
+    """When more fires at once than this, the monitor is suspected and not the systems; and a cap over all of them.
+
+    Attributes:
+        systems: more systems than this firing within ``within``.
+        share: or a larger share of all systems than this, where at least two fire.
+        runs: automatic runs in an hour, over all systems.
+    """
 
     systems: int = Field(default=3, ge=1)
-    within: Duration = 300.0
+    share: float = Field(default=0.3, gt=0, le=1)
+    within: Duration = Field(default=300.0, gt=0)
+    runs: int = Field(default=2, ge=0)
 
 
 class Gates(Strict):
     """The numbers of the gate chain, with their defaults.
 
     Attributes:
-        approve_within: an approval that does not come in this time is *not approved*.
+        quorum: kinds of evidence that must say that it failed: the alert, probes from two places, the replicas.
         references: ``host:port`` of things outside; two of three must answer, or this engine may be the one cut off.
+        cool_down: after the last run in either direction; the longer of this and the system's own counts.
+        approve_within: an approval that does not come in this time is *not approved*.
+        ready_within: the runbook must have been found ready so lately (``relight ready``); 0: it is not asked.
         drill_within: a drill of this runbook must have succeeded so lately; 0: none is asked for.
+        cross_region: a move to another region needs a person (``ask``), or does not (``allow``).
+        least_on: sites that must be able to serve once the run is over.
+        switch: a file that must say ``on``; empty: there is none.
     """
 
     confirm: Confirm = Confirm()
+    quorum: int = Field(default=2, ge=1, le=3)
     flap: Flap = Flap()
     fleet: Fleet = Fleet()
-    approve_within: Duration = 900.0
+    cool_down: Duration = Field(default=3600.0, ge=0)
+    approve_within: Duration = Field(default=900.0, gt=0)
     references: tuple[str, ...] = ()
-    drill_within: Duration = 90 * 86400.0
+    ready_within: Duration = Field(default=86400.0, ge=0)
+    drill_within: Duration = Field(default=90 * 86400.0, ge=0)
+    cross_region: Literal["ask", "allow"] = "ask"
+    least_on: int = Field(default=1, ge=0)
+    switch: str = ""
+
+    @property
+    def looks(self) -> bool:
+        """Anything is asked of the system itself. With ``quorum: 1`` and ``probes: 0`` an alert is enough."""
+        return self.quorum > 1 or self.confirm.probes > 0
 
 
 class Rule(Strict):
@@ -116,8 +154,13 @@ class Rule(Strict):
 
 
 class Triggers(Strict):
-    """``triggers.yaml``, beside the system file."""
+    """``triggers.yaml``, beside the system file.
 
+    Attributes:
+        stage: no rule of this system goes further; ``off`` switches all of them off at once.
+    """
+
+    stage: Stage = "auto"
     sources: dict[str, dict[str, Any]] = Field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     gates: Gates = Gates()

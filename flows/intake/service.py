@@ -18,13 +18,17 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from flows.engine import places
+from flows.engine import notify, places
 from flows.intake import gates, rules, source
 from flows.intake.desk import Desk
+from flows.intake.episodes import Episodes
 from flows.intake.event import Event
+from flows.intake.evidence import LONGEST_S, Watches
+from flows.intake.figures import Figures
 from flows.intake.history import History
 from flows.intake.inbox import FILE, Inbox
 from flows.intake.receiver import Receiver, application
+from flows.intake.reconcile import Reconciler
 from flows.intake.rules import Loaded
 from flows.intake.source import Source
 from flows.intake.warm import Warm
@@ -39,22 +43,30 @@ RUNNERS = 2
 
 
 class Hasty(H11Protocol):
-    """A connection that sends no whole request head in time is closed (slow loris)."""
+    """A connection that sends no whole request head in time, be it the first or a later one, is closed (slow loris)."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.loop.call_later(HEADERS_S, self._close_if_idle)
+        self.loop.call_later(HEADERS_S, self._close_if_idle, None)
 
-    def _close_if_idle(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+    def _close_if_idle(self, before: object) -> None:
+        if self.transport.is_closing():
+            return
+        if self.cycle is before and (self.cycle is None or self.cycle.response_complete):
             self.transport.close()
+            return
+        self.loop.call_later(HEADERS_S, self._close_if_idle, self.cycle)
 
 
 class Working:
     """The desk in a thread and loop of its own: deciding must not make a sender wait."""
 
-    def __init__(self, inbox: Inbox, loaded: list[Loaded], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, inbox: Inbox, loaded: list[Loaded], found: dict[str, Source], say: Callable[[str], None]
+    ) -> None:
         self.inbox, self.loaded, self._say = inbox, loaded, say
+        self.reconciler = Reconciler(found, inbox, Episodes(History(inbox.file)), self.nudge, say)
+        self.figures: Figures | None = None
         self.decided_at: datetime | None = None
         self.blind: dict[str, str] = {}
         self._new = asyncio.Event()
@@ -84,22 +96,43 @@ class Working:
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._go())
+        try:
+            self._loop.run_until_complete(self._go())
+        except Exception as e:  # noqa: BLE001 - the border: without a desk nothing is decided, so the supervisor starts anew
+            self._say(f"the desk ended: {type(e).__name__}: {redact(str(e))}")
+            os._exit(70)
 
     async def _go(self) -> None:
         warm = Warm(self._say, count=RUNNERS)
-        self.desk = Desk(self.inbox, History(self.inbox.file), self.loaded, warm.start, self._say)
+        history = History(self.inbox.file)
+        watches = Watches(self._new.set)
+        self.desk = Desk(self.inbox, history, self.loaded, warm.start, self._say, page=self._page, watches=watches)
         if any(rule.stage in ("auto", "approve") for one in self.loaded for rule in one.triggers.rules):
             warm.prepare()
+        if self.figures is not None:
+            self.desk.count = self.figures.decided
         await self._safely(self.desk.recover)
+        asking = asyncio.create_task(self._reconciled())
         while True:
             await self._safely(self.desk.look)
             self.decided_at = now = datetime.now(UTC)
-            found = {one.system: self.desk.blind(one, now) for one in self.loaded}
+            found = {one.system: self.desk.gatherer.blind(one, now) for one in self.loaded}
             self.blind = {name: why for name, why in found.items() if why}
+            assert not asking.done()  # noqa: S101 - it goes on for ever
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._new.wait(), LOOK_S)
             self._new.clear()
+
+    async def _reconciled(self) -> None:
+        while True:
+            await self._safely(self.reconciler.go)
+            await asyncio.sleep(LOOK_S)
+
+    def _page(self, event: Event, why: str) -> None:
+        self._say(f"PAGE: {event.subject()}: {why}")
+        found = self.desk.rule_for(event) if self.desk is not None else None
+        if found is not None:
+            notify.alert(found[0].folder, event.subject(), why)
 
     async def _safely(self, work: Callable[[], Any]) -> None:
         try:
@@ -114,7 +147,7 @@ async def would(desk: Desk, event: Event) -> dict[str, Any]:
     if found is None:
         return {"rule": None, "outcome": "ignored", "why": "no rule is about it"}
     loaded, rule = found
-    facts = replace(await desk.facts(event, rule, loaded), firing=True)
+    facts = replace(await desk.gatherer.facts(event, rule, loaded, LONGEST_S), firing=True)
     decision = gates.judge(event, rule, loaded, facts)
     return {**decision.document(), "system": loaded.system, "run": rule.run}
 
@@ -151,6 +184,7 @@ def main(listen: str, systems: tuple[str, ...] = ()) -> None:
     except RelightError as e:
         _say(f"alerts are not taken: {e}")
         sys.exit(e.exit_code)
+    sys.setswitchinterval(0.001)  # who decides must not keep who answers waiting
     config = uvicorn.Config(
         app, host=host, port=port, http=Hasty, log_level="warning", access_log=False, timeout_keep_alive=5,
         limit_concurrency=500, h11_max_incomplete_event_size=64 << 10, server_header=False,
@@ -166,15 +200,24 @@ def build(listen: str, systems: tuple[str, ...]) -> tuple[FastAPI, str, int]:
     loaded = rules.load_all(systems)
     found = endpoints(loaded, host.strip("[]"))
     inbox = Inbox(places.state_home() / FILE)
-    working = Working(inbox, loaded, _say)
-    working.start()
+    working = Working(inbox, loaded, found, _say)
     receiver = Receiver(found, inbox, working.nudge, working.preview)
+    working.figures = Figures(receiver.registry, History(inbox.file), loaded)
+    working.start()
     names = ", ".join(f"/alerts/{name}" for name in found) or "no endpoint: no system has a triggers.yaml with sources"
     _say(f"taking alerts at http://{listen} ({names})")
 
     def health() -> dict[str, Any]:
         decided = working.decided_at.isoformat() if working.decided_at else None
-        return {"ok": working.lives, "endpoints": sorted(found), "decided_at": decided, "blind": working.blind}
+        asked = {name: at.isoformat() for name, at in working.reconciler.good.items()}
+        return {
+            "ok": working.lives,
+            "endpoints": sorted(found),
+            "decided_at": decided,
+            "blind": working.blind,
+            "reconciled": asked,
+            "trouble": working.reconciler.trouble,
+        }
 
     return application(receiver, health), host.strip("[]"), int(port)
 

@@ -8,13 +8,16 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
-from tasks.capacity.protocol import Capacity, Instance, Limits
+from tasks.capacity._elastic import Policy, Quota, RefreshAll
+from tasks.capacity.protocol import Capacity, Elastic, Instance, Limits
 from tasks.catalog import action
 from tasks.contract import ComponentParam, Context, Facts, Observation, SiteParam, Undoable
 from tasks.errors import BadInput, NotYet, Unreachable
 from tasks.quantities import Duration, show_duration
 from tasks.traffic.protocol import Balancer
 from tasks.waiting import until
+
+__all__ = ["Ensure", "Policy", "Quota", "RefreshAll", "Replace"]
 
 
 class Fleet(NamedTuple):
@@ -59,6 +62,11 @@ class _OnCapacity(Undoable):
         provider: Capacity = ctx.component(self.component, Capacity)
         return provider, ctx.site(self.site)
 
+    async def _told(self, ctx: Context) -> Facts:
+        """What else decides whether a group grows, where it can say."""
+        provider, site = self._parts(ctx)
+        return {"group": await provider.explain(site)} if isinstance(provider, Elastic) else {}
+
     async def _fleet(self, ctx: Context) -> Fleet:
         provider, site = self._parts(ctx)
         return Fleet(site, await provider.instances(site))
@@ -95,7 +103,7 @@ class Ensure(_OnCapacity):
 
     async def observe(self, ctx: Context) -> Observation:
         fleet, (count, why) = await asyncio.gather(self._fleet(ctx), self._wanted(ctx))
-        facts = {**fleet.facts(), "wanted": count, "wanted_because": why}
+        facts = {**fleet.facts(), "wanted": count, "wanted_because": why, **await self._told(ctx)}
         if fleet.ready >= count:
             return Observation(
                 holds=True, summary=f"{fleet.ready} instances at {fleet.site} are ready, {count} wanted", facts=facts
@@ -143,7 +151,9 @@ class Ensure(_OnCapacity):
         fleet = await self._fleet(ctx)
         addresses = {i.address for i in fleet.every if i.ready}
         servers = await balancer.servers(fleet.site, str(self.pool))
-        return [s.name for s in servers if s.address in addresses and s.up and s.admin == "ready"]
+        serving = [s for s in servers if s.up and s.admin == "ready"]
+        one_each = [s.name for s in serving if s.address in addresses]
+        return one_each + sorted(addresses.intersection(*[{m for s in serving for m in s.members}]))
 
     async def _wanted(self, ctx: Context) -> tuple[int, str]:
         """How many instances, and why that many. Raises BadInput for a count outside the limits."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tasks.capacity.protocol import Capacity, Instance, Limits
-from tasks.contract import Surroundings
-from tasks.errors import BadInput, Unreachable
+from tasks.capacity.protocol import Capacity, Elastic, Instance, Limits, Refresh, Rolling, Scaling
+from tasks.contract import Facts, Surroundings
+from tasks.errors import BadInput, Rejected, SafetyRefusal, Unreachable
 from tasks.simulation import Simulation
 from tasks.world import World
 
@@ -60,4 +60,87 @@ class CapacityTwin:
         await self._sim.change(self._name, f"scale {site} {count}", effect)
 
 
-TWINS = ((Capacity, CapacityTwin),)
+REFRESH_S = 0.5
+_PLANNED = Scaling(1, 10, None, None, None, None, None, None)
+
+
+class GroupTwin(CapacityTwin):
+    """Fulfils ``Capacity``, ``Elastic`` and ``Refreshing``: a group that also has rules and a version."""
+
+    async def explain(self, site: str) -> Facts:
+        def look() -> Facts:
+            self._there(site)
+            return {"desired": self._world.running[site], "suspended": [], "last_launch_failed": None}
+
+        return await self._sim.read(self._name, f"explain {site}", look)
+
+    async def scaling(self, site: str) -> tuple[Scaling, int]:
+        def look() -> tuple[Scaling, int]:
+            self._there(site)
+            return self._world.scaling.get((self._name, site), _PLANNED), self._world.running[site]
+
+        return await self._sim.read(self._name, f"scaling {site}", look)
+
+    async def set_scaling(self, site: str, wanted: Scaling) -> None:
+        def effect() -> None:
+            self._there(site)
+            if self._world.running[site] > wanted.maximum:
+                raise SafetyRefusal(f"a maximum of {wanted.maximum} would stop some of {self._world.running[site]}")
+            self._world.scaling[self._name, site] = wanted
+
+        await self._sim.change(self._name, f"set_scaling {site}", effect)
+
+    async def quota(self, site: str) -> tuple[float, float]:
+        return await self._sim.read(self._name, f"quota {site}", lambda: (64.0, 2.0 * self.limits(site).maximum))
+
+    async def versions(self, site: str) -> dict[str, str]:
+        def look() -> dict[str, str]:
+            self._there(site)
+            version = self._refreshed(site)[1]
+            return {f"{site}-app{n}": version for n in range(1, self._world.running[site] + 1)}
+
+        return await self._sim.read(self._name, f"versions {site}", look)
+
+    async def newest_refresh(self, site: str) -> Refresh | None:
+        def look() -> Refresh | None:
+            self._there(site)
+            return self._refreshed(site)[0]
+
+        return await self._sim.read(self._name, f"newest_refresh {site}", look)
+
+    async def start_refresh(self, site: str, how: Rolling) -> None:
+        def effect() -> None:
+            self._there(site)
+            going, version = self._refreshed(site)
+            if going is not None and going.going:
+                if going.version == how.version and going.status != "RollbackInProgress":
+                    return
+                raise Rejected(f"a refresh to version {going.version} is {going.status}")
+            self._world.refreshes[self._name, site] = (how.version, version, "InProgress", self._world.now)
+
+        await self._sim.change(self._name, f"start_refresh {site} {how.version}", effect)
+
+    async def roll_back(self, site: str) -> None:
+        def effect() -> None:
+            self._there(site)
+            going, version = self._refreshed(site)
+            if going is None or going.status != "InProgress":
+                raise Rejected("no refresh goes on")
+            self._world.refreshes[self._name, site] = (going.version, version, "RollbackInProgress", self._world.now)
+
+        await self._sim.change(self._name, f"roll_back {site}", effect)
+
+    def _refreshed(self, site: str) -> tuple[Refresh | None, str]:
+        """The newest refresh, and the version that every instance runs now."""
+        found = self._world.refreshes.get((self._name, site))
+        if found is None:
+            return None, "1"
+        to, before, status, since = found
+        over = self._world.now >= since + REFRESH_S
+        ends = {"InProgress": "Successful", "RollbackInProgress": "RollbackSuccessful"}
+        status = ends[status] if over else status
+        version = to if status == "Successful" else before
+        return Refresh("refresh", status, 100 if over else 0, to), version
+
+
+TWINS = ((Elastic, GroupTwin), (Capacity, CapacityTwin))

@@ -9,7 +9,7 @@ from pydantic import Field
 from tasks.catalog import action
 from tasks.contract import ComponentParam, Context, Facts, Observation, SiteParam, Undoable
 from tasks.database._proof import look, proofs, shown, suspects, told, writers
-from tasks.database.protocol import Database, NodeView, Operated
+from tasks.database.protocol import Database, Drained, NodeView
 from tasks.errors import EffectUnknown, NotFenced, RelightError, Unreachable
 
 HOW = "Power it off, cut its network, or waive by name (--waive fence='who and why')"
@@ -68,7 +68,7 @@ class Fence(Undoable):
 
     async def _one(self, ctx: Context, database: Database, view: NodeView, facts: Facts) -> None:
         orderly = ctx.run.mode == "graceful"
-        if orderly and view.in_recovery is False and isinstance(database, Operated):
+        if orderly and view.in_recovery is False and isinstance(database, Drained):
             ctx.guard()
             ctx.report(f"ending the writes of {view.node}")
             lsn = await database.quiesce(view.node)
@@ -77,6 +77,8 @@ class Fence(Undoable):
         ctx.report(f"fencing {view.node}")
         try:
             facts["means"][view.node] = await database.fence(view.node, orderly=orderly)
+            if orderly and view.node not in facts["final"]:  # no position tells the end of its writes: the time does
+                facts["final"][view.node] = {"at": ctx.clock.utc().isoformat()}
         except (Unreachable, EffectUnknown) as e:
             if "fence" in ctx.run.waivers:
                 facts["means"][view.node] = f"none worked: {e.message}"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 import psycopg
 from psycopg import errors, sql
 
-from tasks.database._reading import Reading, one
+from tasks.database._reading import one
 from tasks.database._session import Connection, NoConnection, ask, poll, said
-from tasks.database.protocol import NodeView
-from tasks.errors import BadInput, Contradiction, EffectUnknown, NotYet, Rejected, Unreachable
+from tasks.database._standing import Standing
+from tasks.errors import BadInput, EffectUnknown, NotYet, Rejected, Unreachable
 
 RELOAD_S = 1.0
 """How long a reload may take; it is a signal and the reading of a file."""
@@ -24,7 +23,7 @@ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """Every client connection but those of relight itself, whose probes never commit."""
 
 
-class Fencing(Reading):
+class Fencing(Standing):
     """Means, strongest first: the process is ended by its host; its server is made read only by SQL.
 
     The second is weaker: a client may still say ``SET default_transaction_read_only = off``. It is used where no host
@@ -106,20 +105,6 @@ class Fencing(Reading):
         except psycopg.Error as e:
             raise Rejected(f"{node} cannot be unfenced: {said(e)}") from e
 
-    async def _no_successor(self, node: str) -> NodeView:
-        """The node as it looks now. Raises Rejected when any other one is a primary, or on a newer timeline."""
-        names = self.nodes()
-        views = dict(zip(names, await asyncio.gather(*(self.view(n) for n in names)), strict=True))
-        mine = views[node]
-        for name, view in views.items():
-            if name == node or view.reach != "answers":
-                continue
-            newer = None not in (view.timeline, mine.timeline) and (view.timeline or 0) > (mine.timeline or 0)
-            if view.in_recovery is False or newer:
-                what = "is a primary" if view.in_recovery is False else f"is on the newer timeline {view.timeline}"
-                raise Rejected(f"{node} stays fenced: {name} {what}. Bring {node} back with database.rejoin.")
-        return mine
-
     async def _command(self, command: str, node: str, *, timeout_s: float | None = None, **values: str) -> str:
         """Run a host command; its output. Raises Unreachable, Rejected (status not 0), EffectUnknown, BadInput."""
         hosts = self._hosts()
@@ -143,22 +128,6 @@ class Fencing(Reading):
         seen = await poll(partial(self.view, node), lambda v: v.in_recovery is not None, limit_s)
         if seen.in_recovery is None:
             raise NotYet(f"{node} was started, but takes no queries: {seen.reach} {seen.why}")
-
-    async def _one_primary(self, upstream: str, but: str) -> NodeView:
-        """View of ``upstream``. Raises Contradiction unless it is the one primary that takes writes, ``but`` aside."""
-        names = [n for n in self.nodes() if n != but]
-        views = dict(zip(names, await asyncio.gather(*(self.view(n) for n in names)), strict=True))
-        seen = views[upstream]
-        if seen.reach != "answers" or seen.in_recovery is not False or seen.read_only:
-            what = seen.why or ("it is a replica" if seen.in_recovery else "it is read only")
-            raise Contradiction(f"{upstream} is no primary that takes writes: {what}. Nothing was changed on {but}.")
-        others = [n for n, v in views.items() if n != upstream and v.in_recovery is False and not v.read_only]
-        if others:
-            raise Contradiction(
-                f"{', '.join(others)} and {upstream} both take writes as primaries. Nothing was changed on {but}."
-                " Find out which one clients use, and fence the other."
-            )
-        return seen
 
 
 async def set_parameter(connection: Connection, name: str, value: str) -> None:

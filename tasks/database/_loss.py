@@ -39,6 +39,7 @@ class Known:
         promise: what an acknowledged commit was promised, None where it cannot be relied on (see ``doubt``).
         doubt: in words, why the declared promise is not relied on.
         final: position after which the fenced primary wrote nothing; None where it died unobserved.
+        final_at: moment after which it wrote nothing, where nothing tells positions.
         now: moment of the decision; no write was taken later, since the primary is fenced by then.
     """
 
@@ -47,6 +48,7 @@ class Known:
     doubt: str
     final: Position | None
     now: datetime
+    final_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,14 @@ def position(view: NodeView) -> Position | None:
     return None if view.lsn is None or view.timeline is None else (view.timeline, view.lsn)
 
 
+def advance(view: NodeView) -> tuple[Position, float] | None:
+    """Orders nodes by how far they are: by position, or, where a service tells none, by the last commit they have."""
+    at = position(view)
+    if at is not None:
+        return at, 0.0
+    return None if view.last_commit_at is None else ((-1, -1), view.last_commit_at.timestamp())
+
+
 def choose(candidates: Sequence[NodeView], system_identifier: str | None = None) -> Choice:
     """The most advanced eligible replica; of equals the one that stands first.
 
@@ -89,12 +99,12 @@ def choose(candidates: Sequence[NodeView], system_identifier: str | None = None)
     identities = Counter(v.system_identifier for v in candidates if v.in_recovery and v.system_identifier)
     expected = system_identifier or (identities.most_common(1)[0][0] if identities else None)
     passed_over: dict[str, str] = {}
-    eligible: list[tuple[Position, int, NodeView]] = []
+    eligible: list[tuple[tuple[Position, float], int, NodeView]] = []
     for rank, view in enumerate(candidates):
-        at = position(view)
+        at = advance(view)
         why = _unfit(view, expected)
         if why or at is None:
-            passed_over[view.node] = why or "its position cannot be told"
+            passed_over[view.node] = why or "how far it is cannot be told"
         else:
             eligible.append((at, -rank, view))
     if not eligible:
@@ -108,7 +118,7 @@ def estimate(chosen: NodeView, everyone: Sequence[NodeView], known: Known) -> Lo
     """What promoting ``chosen`` would lose, from the views of every node taken after the old primary was fenced."""
     mine = position(chosen)
     if mine is None:
-        return Loss(None, None, proven_zero=False, basis=f"the position of {chosen.node} cannot be told")
+        return _by_time(chosen, known)
     furthest = max([mine, *_reached(everyone, chosen), *([known.final] if known.final else [])])
     # A newer timeline elsewhere means that bytes cannot be compared at all.
     lag_bytes = furthest[1] - mine[1] if furthest[0] == mine[0] else None
@@ -119,6 +129,17 @@ def estimate(chosen: NodeView, everyone: Sequence[NodeView], known: Known) -> Lo
         return Loss(lag_bytes, 0.0, proven_zero=True, basis=why)
     bound_s, window = _bound(chosen, known)
     return Loss(lag_bytes, bound_s, proven_zero=False, basis=f"{why}; {window}")
+
+
+def _by_time(chosen: NodeView, known: Known) -> Loss:
+    """Where a service tells no position, but up to when its replica is complete."""
+    last = chosen.last_commit_at
+    if last is None:
+        return Loss(None, None, proven_zero=False, basis=f"how far {chosen.node} is cannot be told")
+    if known.final_at is not None and last >= known.final_at:
+        return Loss(None, 0.0, proven_zero=True, basis=f"{chosen.node} is complete until after the primary was fenced")
+    bound_s = round(max(0.0, (known.now - last).total_seconds()), 3)
+    return Loss(None, bound_s, proven_zero=False, basis="from the moment up to which its service says it is complete")
 
 
 def judge(loss: Loss, rpo_s: float | None) -> Verdict:
@@ -188,7 +209,10 @@ def _unfit(view: NodeView, expected: str | None) -> str:
     return ""
 
 
-def _behind(at: Position, best: Position) -> str:
+def _behind(mine: tuple[Position, float], furthest: tuple[Position, float]) -> str:
+    at, best = mine[0], furthest[0]
+    if mine[1] != furthest[1]:
+        return f"it is {furthest[1] - mine[1]:.1f} s behind"
     if at[0] != best[0]:
         return f"it is on timeline {at[0]}, the chosen one on {best[0]}"
     return f"it is {best[1] - at[1]} bytes behind" if at != best else "as far as the chosen one, which stands first"

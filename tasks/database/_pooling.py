@@ -100,7 +100,8 @@ class Verify(Action):
         trip = await ctx.component(self.pooler, Pooler).round_trip(site, nonce)
         if trip.read_back != nonce or trip.in_recovery:
             raise NotYet(f"a write through the pooler of {site} was read back as {trip.read_back!r}, not {nonce!r}")
-        if trip.system_identifier != primary.system_identifier or trip.timeline not in (None, primary.timeline):
+        another = primary.system_identifier not in (None, trip.system_identifier)
+        if another or (None not in (trip.timeline, primary.timeline) and trip.timeline != primary.timeline):
             raise NotYet(
                 f"the pooler of {site} leads to timeline {trip.timeline} of {trip.system_identifier}, the primary"
                 f" {primary.node} is on timeline {primary.timeline} of {primary.system_identifier}"

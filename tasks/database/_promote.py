@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -10,13 +11,14 @@ from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, SiteParam
 from tasks.database import _loss
 from tasks.database._proof import Views, followed, look, proofs, shown, suspects, told, writers
-from tasks.database.protocol import Database, Durability, NodeView, Operated
+from tasks.database.protocol import Database, Durability, Limited, NodeView, Operated
 from tasks.errors import (
     Contradiction,
     LossAboveBudget,
     NotFenced,
     NotYet,
     RelightError,
+    SafetyRefusal,
     UnhealthyTarget,
     Unreachable,
 )
@@ -26,7 +28,8 @@ from tasks.errors import (
 class Promote(Action):
     """The most advanced replica of the site is the one primary, and what that lost is known and allowed.
 
-    Refuses with NotFenced, LossAboveBudget (waiver ``loss``), UnhealthyTarget (no replica is fit), Contradiction.
+    Refuses with NotFenced, LossAboveBudget (waiver ``loss``), UnhealthyTarget (no replica is fit), Contradiction,
+    and with SafetyRefusal where its service lets nobody promote.
     """
 
     irreversible: ClassVar[bool] = True
@@ -37,6 +40,8 @@ class Promote(Action):
 
     async def observe(self, ctx: Context) -> Observation:
         database = ctx.component(self.component, Database)
+        if isinstance(database, Limited) and (why := database.cannot("promote")):
+            raise SafetyRefusal(f"{self.component}: {why} Nothing was changed.")
         views, site = await look(database), ctx.site(self.site)
         found = writers(views)
         facts: Facts = {"component": self.component, "views": shown(views.values())}
@@ -81,11 +86,13 @@ class Promote(Action):
 
     async def _measure(self, ctx: Context, database: Database, views: Views, chosen: NodeView) -> Facts:
         """What promoting ``chosen`` now would lose, and whether that is allowed."""
-        primary, final = followed(views), None
+        primary, final, final_at = followed(views), None, None
         for fenced in ctx.facts_of("database.fence"):
             for node, at in (fenced.get("final") or {}).items():
                 if node == primary or primary is None:
-                    primary, final = node, (at["timeline"], at["lsn"])
+                    primary = node
+                    final = (at["timeline"], at["lsn"]) if "lsn" in at else None
+                    final_at = datetime.fromisoformat(at["at"]) if "at" in at else None
         promise, doubt = await self._promise(database, chosen, primary)
         known = _loss.Known(
             primary=primary,
@@ -93,6 +100,7 @@ class Promote(Action):
             doubt=doubt,
             final=final,
             now=ctx.clock.utc(),
+            final_at=final_at,
         )
         loss = _loss.estimate(chosen, tuple(views.values()), known)
         verdict = _loss.judge(loss, ctx.rpo_s.get(self.component))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tasks.contract import Context, Facts
-from tasks.database.protocol import Database, NodeView, Operated, WriteProbe
+from tasks.database.protocol import Database, NodeView, Witnessed, WriteProbe
 from tasks.errors import Contradiction, NotYet
 
 Views = Mapping[str, NodeView]
@@ -98,7 +98,7 @@ async def prove(database: Database, node: str, *, host_said: bool = False) -> Pr
     """
 
     async def by_host() -> WriteProbe | None:
-        return await database.ask_host(node) if isinstance(database, Operated) else None
+        return await database.ask_host(node) if isinstance(database, Witnessed) else None
 
     async def nothing() -> None:
         return None
@@ -123,8 +123,9 @@ def judge(probes: Iterable[WriteProbe]) -> tuple[bool, str]:
     accepted = [p.vantage for p in probes if p.outcome == "accepted"]
     if accepted:
         return False, f"it takes writes (seen from {', '.join(accepted)})"
-    if any(p.vantage == "host" and p.outcome == "gone" for p in probes):
-        return True, "its host says that no process of it runs, and nobody sees it"
+    gone_by_host = next((p for p in probes if p.vantage == "host" and p.outcome == "gone"), None)
+    if gone_by_host is not None:
+        return True, f"{gone_by_host.detail or 'its host says that no process of it runs'}, and nobody sees it"
     paths = {a: p for a, p in by_path.items() if p.vantage != "host"}
     silent = [p.vantage for p in paths.values() if p.outcome == "silent"]
     if silent or not paths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -77,12 +78,15 @@ class CatchUp(_OnDatabase):
     async def observe(self, ctx: Context) -> Observation:
         database = ctx.component(self.component, Database)
         views, site = await look(database), ctx.site(self.site)
-        finals = [at["lsn"] for f in ctx.facts_of("database.fence") for at in (f.get("final") or {}).values()]
+        ends = [at for f in ctx.facts_of("database.fence") for at in (f.get("final") or {}).values()]
+        finals = [at["lsn"] for at in ends if "lsn" in at]
         # A run that was resumed may not have noted the end; then the furthest that any replica heard of is the mark.
         # A primary that is read only and still answers says so itself.
         heard = [lsn or 0 for v in views.values() for lsn in (v.upstream_lsn, v.lsn)]
         goal = max(finals) if finals else max(heard, default=0)
         choice = _loss.choose([views[n] for n in database.nodes(site)])
+        if choice.chosen is not None and choice.chosen.lsn is None:
+            return _complete(choice.chosen, [datetime.fromisoformat(at["at"]) for at in ends if "at" in at])
         if choice.chosen is None or choice.chosen.lsn is None:
             why = "; ".join(told(views[n]) for n in database.nodes(site))
             return Observation(holds=False, summary=f"no replica of {site} is fit: {why}")
@@ -107,6 +111,21 @@ class CatchUp(_OnDatabase):
             return seen.facts
 
         return await until(ctx, again)
+
+
+def _complete(chosen: NodeView, ends: list[datetime]) -> Observation:
+    """Whether a replica that tells no position has everything until its primary was fenced."""
+    last, end = chosen.last_commit_at, max(ends, default=None)
+    facts: Facts = {
+        "chosen": chosen.node,
+        "complete_until": last and last.isoformat(),
+        "goal_at": end and end.isoformat(),
+    }
+    if end is None:
+        said = f"{chosen.node} tells no position, and no step noted when the primary was fenced"
+        return Observation(holds=False, summary=said, facts=facts)
+    said = f"{chosen.node} is complete until {last}, the primary was fenced at {end}"
+    return Observation(holds=last is not None and last >= end, summary=said, facts=facts)
 
 
 @action("database.follow")
@@ -176,6 +195,10 @@ def _replicas(views: Views) -> list[NodeView]:
     return [v for v in views.values() if v.reach == "answers" and v.in_recovery]
 
 
+def _known(standbys: dict[str, str] | None, node: str) -> bool:
+    return standbys is None or standbys.get(node) == "streaming"
+
+
 @action("database.rejoin")
 class Rejoin(_OnDatabase):
     """Every node of the site is a replica of the current primary again: started, rewound or copied."""
@@ -188,15 +211,18 @@ class Rejoin(_OnDatabase):
         primary = the_primary(views)
         if primary.site == site:
             raise SafetyRefusal(f"{primary.node} of {site} is the primary; only the other site can re-join it")
-        known = {s.node: s.state for s in await self._operated(ctx).standbys(primary.node)}
-        away = [n for n in database.nodes(site) if not (streams(views[n], primary) and known.get(n) == "streaming")]
+        known: dict[str, str] | None = None  # a managed primary does not name its standbys
+        if isinstance(database, Operated):
+            known = {s.node: s.state for s in await database.standbys(primary.node)}
+        away = [n for n in database.nodes(site) if not (streams(views[n], primary) and _known(known, n))]
         facts: Facts = {"primary": primary.node, "away": away, "views": shown(views.values()), "standbys": known}
         if away:
             said = "; ".join(told(views[n]) for n in away)
             changes = tuple(f"bring {n} back as a replica of {primary.node}" for n in away)
             return Observation(holds=False, summary=said, changes=changes, facts=facts)
         names = ", ".join(database.nodes(site))
-        return Observation(holds=True, summary=f"{names} follow {primary.node}, as it says itself", facts=facts)
+        as_told = "" if known is None else ", as it says itself"
+        return Observation(holds=True, summary=f"{names} follow {primary.node}{as_told}", facts=facts)
 
     async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
         database = ctx.component(self.component, Database)

@@ -231,21 +231,6 @@ class Replicating(Fencing):
             await self._gone(node)
         raise Rejected(f"{node} could not be brought back: {'; '.join(failed)}", node=node, failed=failed)
 
-    def _check_expendable(self, node: NodeView, source: NodeView) -> None:
-        """Raises Contradiction when what ``node`` holds must not be touched."""
-        if node.system_identifier not in (None, source.system_identifier):
-            raise Contradiction(
-                f"{node.node} is another database than {source.node}: system identifier {node.system_identifier},"
-                f" expected {source.system_identifier}. Nothing was changed."
-            )
-        if node.in_recovery is False and not node.read_only:
-            raise Contradiction(f"{node.node} takes writes as a primary itself; fence it first (database.fence)")
-        if (node.timeline or 0) > (source.timeline or 0):
-            raise Contradiction(
-                f"{node.node} is on timeline {node.timeline}, newer than {source.timeline} of {source.node}: it may"
-                " hold commits that the primary lacks. Decide by hand which one is right."
-            )
-
     async def _diverged(self, node: NodeView, source: NodeView) -> str:
         """What ``node`` holds that ``source`` does not, in words; empty when nothing tells."""
         if node.lsn is None or node.timeline is None or source.timeline is None:

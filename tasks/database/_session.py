@@ -20,7 +20,7 @@ from psycopg import AsyncConnection, pq
 from psycopg.rows import dict_row
 
 from tasks.errors import BadInput, EffectUnknown, RelightError, Unreachable
-from tasks.secrets import redact, resolve
+from tasks.secrets import redact, resolved
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -116,7 +116,7 @@ async def ask(server: Server, work: Callable[[Connection], Awaitable[T]], *, tim
 
 async def _connect(server: Server, query_timeout_s: float) -> Connection:
     host, port = endpoint(server.address)
-    password = None if server.password is None else resolve(server.password).get_secret_value()
+    password = None if server.password is None else (await resolved(server.password)).get_secret_value()
     try:
         async with asyncio.timeout(server.connect_timeout_s):
             return await AsyncConnection.connect(

@@ -15,7 +15,7 @@ from tasks.database._replicating import Replicating
 
 
 class PostgreSql(Replicating):
-    """Fulfils ``tasks.database.protocol.Database`` and ``Operated``."""
+    """Fulfils every Protocol of ``tasks.database.protocol`` but ``Pooler``."""
 
     Settings: ClassVar[type[BaseModel]] = PostgresSettings
 

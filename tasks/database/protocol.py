@@ -141,12 +141,17 @@ class Database(Protocol):
 
 
 @runtime_checkable
-class Operated(Protocol):
-    """What a provider can do besides when relight operates the servers itself (a managed service does not let it)."""
+class Witnessed(Protocol):
+    """Besides the network, somebody else can say whether a node lives: its host, or the service that runs it."""
 
     async def ask_host(self, node: str) -> WriteProbe | None:
-        """What the node's host says of its process: ``gone`` or ``silent``. None where no host command is set up."""
+        """What the host says of its process: ``gone``, ``runs`` or ``silent``. None where there is none to ask."""
         ...
+
+
+@runtime_checkable
+class Drained(Protocol):
+    """Writes can be brought to an end while the node lives on, so that its replicas receive everything."""
 
     async def quiesce(self, node: str) -> int:
         """Make primary ``node`` read only, end its clients, and return the position that no write can pass any more.
@@ -154,6 +159,11 @@ class Operated(Protocol):
         Raises Unreachable, Rejected, EffectUnknown.
         """
         ...
+
+
+@runtime_checkable
+class Operated(Protocol):
+    """What a provider can do besides when relight operates the servers itself (a managed service does not let it)."""
 
     async def standbys(self, node: str) -> tuple[Standby, ...]:
         """Who streams from ``node`` now, as it says itself. Raises Unreachable."""
@@ -168,6 +178,56 @@ class Operated(Protocol):
 
     async def set_durability(self, node: str, wanted: Durability) -> None:
         """Change what primary ``node`` promises, and note it in the data. Raises Unreachable, Rejected."""
+        ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A service that does not let its users do everything that the Protocols name."""
+
+    def cannot(self, verb: str) -> str:
+        """Why ``verb`` (``promote`` …) is not possible, and what to do instead; empty where it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Backups:
+    """What can be restored. ``earliest`` and ``latest`` bound the point in time; None where there is none."""
+
+    point_in_time: bool
+    earliest: datetime | None
+    latest: datetime | None
+    completed: tuple[datetime, ...]
+    """Moments of the backups that are complete, newest first."""
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """A database that can be made what it was at an earlier moment, in place."""
+
+    def restores(self) -> str:
+        """The node that a restore is of."""
+        ...
+
+    async def backups(self) -> Backups:
+        """Raises Unreachable, NotYet, Rejected."""
+        ...
+
+    async def restore(self, to: datetime) -> None:
+        """Begin, unless one is going on, and return when it is done. Raises Rejected, EffectUnknown."""
+        ...
+
+
+@runtime_checkable
+class Restartable(Protocol):
+    """Nodes that can be restarted from outside."""
+
+    async def started_at(self, node: str) -> datetime:
+        """When the server started, as it says itself. Raises Unreachable."""
+        ...
+
+    async def restart(self, node: str) -> None:
+        """Begin a restart and return. A node with a standby of its own (Multi-AZ) fails over to it."""
         ...
 
 

@@ -1,9 +1,26 @@
-"""Simulated twins of the database's Protocols, with the failure semantics of ``postgresql`` and ``pgbouncer``."""
+"""Simulated twins of the database's Protocols, with the failure semantics of the providers that fulfil them.
+
+``DatabaseTwin``: ``postgresql``. ``ServedTwin``: ``rds``. ``GlobalTwin``: ``aurora``. ``PoolerTwin``: ``pgbouncer``.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tasks.contract import Surroundings
-from tasks.database.protocol import Database, Durability, NodeView, Pooler, RoundTrip, Standby, WriteProbe
+from tasks.database.protocol import (
+    Database,
+    Drained,
+    Durability,
+    Limited,
+    NodeView,
+    Operated,
+    Pooler,
+    RoundTrip,
+    Standby,
+    Witnessed,
+    WriteProbe,
+)
 from tasks.errors import Contradiction, NotYet, Rejected, Unreachable
 from tasks.simulation import Simulation
 from tasks.world import IDENTITY, STALE_AFTER_S, Node, World
@@ -86,8 +103,8 @@ class _Cluster:
         return mine
 
 
-class DatabaseTwin(_Cluster):
-    """Fulfils ``Database`` and ``Operated``."""
+class _Told(_Cluster):
+    """Fulfils ``Database`` and ``Witnessed``."""
 
     def __init__(self, real: Database, around: Surroundings, world: World, simulation: Simulation) -> None:
         super().__init__(real, world)
@@ -124,16 +141,6 @@ class DatabaseTwin(_Cluster):
 
         silent = WriteProbe("host", node, "silent", "no answer", f"host of {node}")
         return await self._sim.read(self._name, f"ask_host {node}", look, lambda _why: silent)
-
-    async def quiesce(self, node: str) -> int:
-        def effect() -> int:
-            there = self._answering(node)
-            if there.replica:
-                raise Rejected(f"{node} is a replica")
-            there.read_only = True
-            return there.lsn
-
-        return await self._sim.change(self._name, f"quiesce {node}", effect)
 
     async def fence(self, node: str, *, orderly: bool) -> str:
         def effect() -> str:
@@ -191,6 +198,24 @@ class DatabaseTwin(_Cluster):
 
         return await self._sim.change(self._name, f"rejoin {node}", effect, REJOIN_S)
 
+
+class _Drained(_Told):
+    """Fulfils ``Drained`` too."""
+
+    async def quiesce(self, node: str) -> int:
+        def effect() -> int:
+            there = self._answering(node)
+            if there.replica:
+                raise Rejected(f"{node} is a replica")
+            there.read_only = True
+            return there.lsn
+
+        return await self._sim.change(self._name, f"quiesce {node}", effect)
+
+
+class DatabaseTwin(_Drained):
+    """Fulfils ``Database``, ``Witnessed``, ``Drained`` and ``Operated``."""
+
     async def standbys(self, node: str) -> tuple[Standby, ...]:
         def look() -> tuple[Standby, ...]:
             self._answering(node)
@@ -214,6 +239,58 @@ class DatabaseTwin(_Cluster):
             there.note = (node, wanted)
 
         await self._sim.change(self._name, f"set_durability {node}", effect)
+
+
+class ServedTwin(_Drained):
+    """Instances that a service runs, with replicas that keep the source they were made from (RDS)."""
+
+    async def follow(self, node: str, upstream: str) -> None:
+        def effect() -> None:
+            raise Rejected(f"{node} keeps the source it was made from")
+
+        await self._sim.change(self._name, f"follow {node}", effect)
+
+
+class GlobalTwin(_Told):
+    """Clusters of a global database (Aurora): no positions, and the others follow a new writer by themselves."""
+
+    async def view(self, node: str, vantage: str | None = None) -> NodeView:
+        seen = await super().view(node, vantage)
+        bare = replace(seen, lsn=None, replayed_lsn=None, upstream_lsn=None, timeline=None, system_identifier=None)
+        # The lag of one that streams is measured now; of one that lost its source, when it last had something.
+        return replace(bare, last_commit_at=self._world.utc()) if seen.streaming else bare
+
+    async def live_durability(self, node: str) -> Durability:
+        return self.durability()
+
+    async def promote(self, node: str) -> None:
+        def effect() -> None:
+            there = self._world.nodes[node]
+            self._world.promote(there)
+            for other in self._world.nodes.values():
+                if other is not there and other.answers and not other.writable:
+                    other.replica, other.read_only, other.upstream = True, False, node
+                    other.log, other.timeline = list(there.log), there.timeline
+
+        await self._sim.change(self._name, f"promote {node}", effect)
+
+    async def follow(self, node: str, upstream: str) -> None:
+        def effect() -> None:
+            source, there = self._one_primary(upstream, node), self._world.nodes[node]
+            if there.upstream != source.name or not there.answers:
+                raise NotYet(f"{node} is brought back by the service")
+
+        await self._sim.change(self._name, f"follow {node}", effect)
+
+
+class LimitedTwin(_Told):
+    """A service that lets nobody promote (Supabase). Restores are not simulated."""
+
+    def cannot(self, verb: str) -> str:
+        return self._real.cannot(verb) if isinstance(self._real, Limited) else ""
+
+    async def promote(self, node: str) -> None:
+        raise Rejected(f"{node} cannot be promoted: {self.cannot('promote')}")
 
 
 class PoolerTwin:
@@ -275,4 +352,12 @@ class PoolerTwin:
         return await self._sim.change(self._name, f"round_trip {site}", effect)
 
 
-TWINS = ((Database, DatabaseTwin), (Pooler, PoolerTwin))
+TWINS = (
+    (Limited, LimitedTwin),
+    (Operated, DatabaseTwin),
+    (Drained, ServedTwin),
+    (Witnessed, GlobalTwin),
+    (Database, DatabaseTwin),
+    (Pooler, PoolerTwin),
+)
+"""The first that fits: what a provider can do tells which twin it has."""

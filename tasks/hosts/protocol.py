@@ -14,6 +14,8 @@ class Ran:
     status: int
     stdout: str
     stderr: str
+    reference: str = ""
+    """By which the other side knows this run of the command, where there is one."""
 
 
 @runtime_checkable

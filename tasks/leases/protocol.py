@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 from tasks.errors import Rejected
@@ -69,6 +69,7 @@ class Mandate:
     incident_started_at: str
     detected_at: str
     waivers: dict[str, str]
+    vars: dict[str, str] = field(default_factory=dict)
     operator: str = ""
     trigger: str = ""
     automatic: bool = False
@@ -89,6 +90,7 @@ class Held:
         step: where the run is, for people; refreshed at each renewal.
         ttl_s: of the holder: so long after its last renewal nobody else may take over.
         mandate: of the last run that began here; a holder that began none leaves it as it was.
+        paused: why no run of the system may start or change anything; empty while they may. On every machine.
     """
 
     epoch: int
@@ -103,12 +105,15 @@ class Held:
     released: bool = True
     last: LastRun | None = None
     mandate: Mandate | None = None
+    paused: str = ""
 
     def encode(self) -> str:
         """The record as ASCII JSON, the same text for equal records."""
         found = asdict(self)
         if self.mandate is None:
             del found["mandate"]  # as records were before there were mandates
+        if not self.paused:  # as it was before there was such a flag
+            del found["paused"]
         return json.dumps(found, sort_keys=True, separators=(",", ":"))
 
     @classmethod

@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.aws import hearing
 from tasks.contract import Surroundings, in_thread
 from tasks.errors import EffectUnknown, LostCompare, Rejected, RelightError, Unreachable
 from tasks.leases.protocol import Held
@@ -170,7 +171,7 @@ class S3Lease:
         keys = (resolve(settings.access_key).get_secret_value(), resolve(settings.secret_key).get_secret_value())
 
         def build() -> Any:
-            return boto3.session.Session().client(
+            client = boto3.session.Session().client(
                 "s3",
                 endpoint_url=expand(settings.endpoint) if settings.endpoint else None,
                 region_name=settings.region,
@@ -184,6 +185,7 @@ class S3Lease:
                     s3={"addressing_style": "path"},
                 ),
             )
+            return hearing(client, "s3", settings.region)
 
         async with self._building:
             if self._client is None or self._client[0] != keys:

@@ -23,6 +23,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.aws import hearing
 from tasks.contract import Surroundings, in_thread
 from tasks.errors import BadInput, EffectUnknown, Rejected, Unreachable
 from tasks.quantities import Duration
@@ -184,7 +185,7 @@ class S3:
         endpoint = expand(bucket.endpoint) if bucket.endpoint else None
 
         def build() -> Any:
-            return boto3.session.Session().client(
+            client = boto3.session.Session().client(
                 "s3",
                 endpoint_url=endpoint,
                 region_name=settings.region,
@@ -197,6 +198,7 @@ class S3:
                     s3={"addressing_style": "path"},
                 ),
             )
+            return hearing(client, "s3", settings.region)
 
         async with self._building:
             have = self._clients.get(site)

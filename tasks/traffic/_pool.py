@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -86,14 +87,16 @@ class Pool:
                 if server.admin == "maint":
                     await self.set(server.name, "drain")
         else:
-            await self._make_ready(chosen)
+            with contextlib.suppress(UnhealthyTarget):  # a balancer that refuses by itself: waited for below
+                await self._make_ready(chosen)
         try:
             await self._healthy(ready, minimum, admin=None)
             await self._make_ready([s for s in await self.servers() if s.name in ready])
             now = await self._healthy(ready, minimum, admin="ready")
         except NotYet as e:
             for server in chosen:
-                await self.set(server.name, server.admin)
+                if server.admin != "mixed":
+                    await self.set(server.name, server.admin)
             raise UnhealthyTarget(
                 f"{self.label}: {e}. Nothing was drained. Bring the servers up, or look at their health check.",
                 **e.facts,

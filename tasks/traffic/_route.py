@@ -53,8 +53,8 @@ class RoutePrimary(Undoable):
     """A balancer that does not answer is accepted: it routes nothing either."""
 
     async def observe(self, ctx: Context) -> Observation:
-        node = await self._primary(ctx)
         pool = self._pool(ctx)
+        node = await self._primary(ctx)
         try:
             servers = await insisted(ctx, pool.servers)
         except Unreachable as e:
@@ -140,6 +140,11 @@ class RoutePrimary(Undoable):
 
     def _pool(self, ctx: Context) -> Pool:
         balancer: Balancer = ctx.component(self.component, Balancer)
+        if not balancer.closes_sessions:
+            raise BadInput(
+                f"component {self.component!r} ({type(balancer).__name__}) cannot close sessions of an old primary, so"
+                " it cannot keep a single writer; route database connections with HAProxy, PgBouncer or a name"
+            )
         return Pool(ctx, balancer, ctx.site(self.at), self.pool)
 
 

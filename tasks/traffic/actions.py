@@ -11,19 +11,26 @@ from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam, Undoable
 from tasks.errors import BadInput, NotYet, SafetyRefusal, UnhealthyTarget, Unreachable
 from tasks.quantities import Duration
+from tasks.traffic._members import Deregister
 from tasks.traffic._pool import Pool, as_fact, confirmed, serves, shown
 from tasks.traffic._route import RoutePrimary
-from tasks.traffic.protocol import Balancer, Server
+from tasks.traffic.protocol import TAKES, Balancer, Members, Server
 from tasks.waiting import insisted, until
 
 Traffic = Annotated[str, ComponentParam("traffic")]
 
-__all__ = ["Drain", "Quiet", "RoutePrimary", "Shift"]
+__all__ = ["Deregister", "Drain", "Quiet", "RoutePrimary", "Shift"]
 
 
 def _pool(ctx: Context, component: str, at: str, name: str) -> Pool:
     balancer: Balancer = ctx.component(component, Balancer)
     return Pool(ctx, balancer, ctx.site(at), name)
+
+
+async def _told(ctx: Context, component: str, pool: Pool) -> Facts:
+    """What else decides where requests go, where the balancer can say."""
+    balancer = ctx.component(component, Balancer)
+    return {"balancer": await balancer.explain(pool.site, pool.name)} if isinstance(balancer, Members) else {}
 
 
 @action("traffic.shift")
@@ -60,22 +67,23 @@ class Shift(Undoable):
         site, mine = ctx.site(self.to), self._mine(ctx, pool, servers)
         others = [s for s in servers if s.site != site]
         changes = [f"{s.name}: {s.admin} -> ready" for s in mine if s.admin != "ready"]
-        changes += [f"{s.name}: ready -> drain" for s in others if s.admin == "ready"]
+        changes += [f"{s.name}: {s.admin} -> drain" for s in others if s.admin in TAKES]
         good = sum(serves(s) for s in mine)
+        told = await _told(ctx, self.component, pool)
         if good < self.keep_minimum:
             changes.insert(0, f"wait for {self.keep_minimum} healthy servers of {site}, {good} now")
         return Observation(
             holds=not changes,
             summary=f"{pool.label}: {good} healthy of {site}; {shown(servers)}",
             changes=tuple(changes),
-            facts={"gone": False, "pool": self.pool, "at": pool.site, "to": site, "servers": as_fact(servers)},
+            facts={"gone": False, "pool": self.pool, "at": pool.site, "to": site, "servers": as_fact(servers)} | told,
         )
 
     async def apply(self, ctx: Context, observation: Observation) -> Facts:
         pool = _pool(ctx, self.component, self.at, self.pool)
         servers = await pool.servers()
         mine = frozenset(s.name for s in self._mine(ctx, pool, servers))
-        rest = {s.name: "drain" for s in servers if s.name not in mine and s.admin == "ready"}
+        rest = {s.name: "drain" for s in servers if s.name not in mine and s.admin in TAKES}
         await pool.move(mine, rest, self.keep_minimum)
         return await pool.persist()
 
@@ -86,7 +94,7 @@ class Shift(Undoable):
         if evidence.get("gone"):
             return
         pool = _pool(ctx, self.component, self.at, self.pool)
-        was = {name: s["admin"] for name, s in evidence["servers"].items()}
+        was = {n: "ready" if s["admin"] in TAKES else s["admin"] for n, s in evidence["servers"].items()}
         ready = frozenset(name for name, admin in was.items() if admin == "ready")
         if not ready:
             raise SafetyRefusal(f"{pool.label} had no ready server before; undo would leave it without one")
@@ -128,7 +136,7 @@ class Drain(Undoable):
         pool = _pool(ctx, self.component, self.at, self.pool)
         servers = await pool.servers()
         mine = [s for s in servers if s.site == ctx.site(self.site)]
-        changes = [f"{s.name}: ready -> drain" for s in mine if s.admin == "ready"]
+        changes = [f"{s.name}: {s.admin} -> drain" for s in mine if s.admin in TAKES]
         changes += [f"{s.name}: wait for {s.sessions} sessions" for s in mine if s.sessions]
         return Observation(
             holds=not changes,
@@ -146,7 +154,7 @@ class Drain(Undoable):
                 " another site's servers ready first, or say may_empty: true."
             )
         for server in servers:
-            if server.site == site and server.admin == "ready":
+            if server.site == site and server.admin in TAKES:
                 await pool.set(server.name, "drain")
         bounded = replace(ctx, deadline=min(ctx.deadline - 0.5, ctx.clock.monotonic() + self.within))
         closed: dict[str, int] = {}
@@ -163,7 +171,7 @@ class Drain(Undoable):
     async def undo(self, ctx: Context, evidence: Facts) -> None:
         pool = _pool(ctx, self.component, self.at, self.pool)
         for server in await pool.servers():
-            if evidence["servers"].get(server.name, {}).get("admin") == "ready" and server.admin != "ready":
+            if evidence["servers"].get(server.name, {}).get("admin") in TAKES and server.admin != "ready":
                 await pool.set(server.name, "ready")
         await pool.persist()
 

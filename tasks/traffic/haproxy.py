@@ -129,6 +129,7 @@ class HaProxy(_Sockets):
     """Fulfils ``tasks.traffic.protocol.Balancer``. A server's site is its name up to the first dash."""
 
     Settings: ClassVar[type[BaseModel]] = BalancerSettings
+    closes_sessions: ClassVar[bool] = True
 
     def sites(self) -> tuple[str, ...]:
         return tuple(self._settings.sites)

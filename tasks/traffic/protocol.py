@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
+
+from tasks.contract import Facts
 
 
 @dataclass(frozen=True)
@@ -16,16 +18,38 @@ class Server:
     """Site the server itself runs in (a balancer in west may hold a server of east)."""
     address: str
     admin: str
-    """``ready``, ``drain`` or ``maint``: what an operator asked for."""
+    """``ready``, ``drain`` or ``maint``: what an operator asked for; ``mixed``: ready at some listeners of the pool."""
     up: bool
     """The balancer's own health check, where it has one: passes (or there is no check)."""
     weight: int
     sessions: int
+    members: tuple[str, ...] = ()
+    """Where one entry stands for many (a target group): those of them that pass their check."""
+
+
+TAKES = frozenset({"ready", "mixed"})
+"""Admin states in which new connections may come."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One member of a server that stands for many: an instance id or an address.
+
+    ``state``: ``initial``, ``healthy``, ``unhealthy``, ``draining`` … as the balancer says it, with its ``reason``.
+    """
+
+    name: str
+    port: int
+    state: str
+    reason: str = ""
 
 
 @runtime_checkable
 class Balancer(Protocol):
     """One load balancer a site, each with named pools (HAProxy backends, ELB target groups)."""
+
+    closes_sessions: ClassVar[bool]
+    """It can cut connections that are open: without that, it cannot promise that nobody writes to an old primary."""
 
     def sites(self) -> tuple[str, ...]:
         """Sites that have a balancer."""
@@ -48,3 +72,24 @@ class Balancer(Protocol):
     async def persist(self, site: str) -> None:
         """Write the running server state to where a reload of the balancer reads it back."""
         ...
+
+
+@runtime_checkable
+class Members(Protocol):
+    """A balancer whose servers stand for many targets."""
+
+    def groups(self, site: str, pool: str) -> dict[str, str]:
+        """Server -> site that its targets run in."""
+        ...
+
+    async def explain(self, site: str, pool: str) -> Facts:
+        """What else decides where requests go: cross-zone balancing, stickiness, deregistration delay."""
+        ...
+
+    async def targets(self, site: str, pool: str, server: str) -> tuple[Target, ...]: ...
+
+    async def deregister(self, site: str, pool: str, server: str, target: Target) -> None:
+        """It gets nothing new; what is open may end within the deregistration delay (``draining``)."""
+        ...
+
+    async def register(self, site: str, pool: str, server: str, target: Target) -> None: ...

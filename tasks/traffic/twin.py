@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from tasks.contract import Surroundings
-from tasks.errors import BadInput
+from tasks.contract import Facts, Surroundings
+from tasks.errors import BadInput, UnhealthyTarget
 from tasks.simulation import Simulation
-from tasks.traffic.protocol import Balancer, Server
+from tasks.traffic.protocol import Balancer, Members, Server, Target
 from tasks.world import DATABASE_POOL, World
 
 
@@ -16,6 +17,7 @@ class BalancerTwin:
 
     def __init__(self, real: Balancer, around: Surroundings, world: World, simulation: Simulation) -> None:
         self._real, self._world, self._sim, self._name = real, world, simulation, around.component
+        self.closes_sessions = real.closes_sessions
 
     async def aclose(self) -> None:
         """Nothing is held open."""
@@ -59,4 +61,69 @@ class BalancerTwin:
         await self._sim.change(self._name, what, effect)
 
 
-TWINS = ((Balancer, BalancerTwin),)
+class GroupsTwin(BalancerTwin):
+    """Fulfils ``Balancer`` and ``Members``: a server is all application servers of a site, as a target group is."""
+
+    def __init__(self, real: Any, around: Surroundings, world: World, simulation: Simulation) -> None:
+        super().__init__(real, around, world, simulation)
+        self._groups: Members = real
+
+    async def servers(self, site: str, pool: str) -> tuple[Server, ...]:
+        def look() -> tuple[Server, ...]:
+            admin = self._world.servers(site, pool)
+            found = []
+            for name, where in self._groups.groups(site, pool).items():
+                mine = [n for n in admin if n.startswith(f"{where}-app")]
+                healthy = tuple(n for n in mine if self._world.serving(n))
+                ready = all(admin[n] == "ready" for n in mine)
+                found.append(
+                    Server(
+                        pool, name, where, name, "ready" if ready else "drain",
+                        up=bool(healthy), weight=1, sessions=0, members=healthy,
+                    )
+                )  # fmt: skip
+            return tuple(found)
+
+        return await self._sim.read(self._name, f"servers {site} {pool}", look)
+
+    async def set_admin(self, site: str, pool: str, server: str, admin: str) -> None:
+        def effect() -> None:
+            servers, groups = self._world.servers(site, pool), self._groups.groups(site, pool)
+            if server not in groups:
+                raise BadInput(f"pool {pool} of {site} has no target group {server}")
+            mine = [n for n in servers if n.startswith(f"{groups[server]}-app")]
+            if admin == "ready" and not any(self._world.serving(n) for n in mine):
+                raise UnhealthyTarget(f"{server} has no healthy target")
+            if admin != "ready" and not any(a == "ready" for n, a in servers.items() if n not in mine):
+                raise UnhealthyTarget(f"without {server} nobody would be left")
+            servers.update(dict.fromkeys(mine, "ready" if admin == "ready" else "drain"))
+
+        await self._change(f"set_admin {site} {pool}/{server} {admin}", effect)
+
+    def groups(self, site: str, pool: str) -> dict[str, str]:
+        return self._groups.groups(site, pool)
+
+    async def explain(self, site: str, pool: str) -> Facts:
+        def look() -> Facts:
+            self._world.servers(site, pool)
+            return {"deregistration_delay_s": dict.fromkeys(self._groups.groups(site, pool), 300)}
+
+        return await self._sim.read(self._name, f"explain {site} {pool}", look)
+
+    async def targets(self, site: str, pool: str, server: str) -> tuple[Target, ...]:
+        def look() -> tuple[Target, ...]:
+            where = self._groups.groups(site, pool)[server]
+            out = self._world.deregistered
+            names = [n for n in self._world.servers(site, pool) if n.startswith(f"{where}-app") and n not in out]
+            return tuple(Target(n, 80, "healthy" if self._world.serving(n) else "unhealthy") for n in names)
+
+        return await self._sim.read(self._name, f"targets {site} {pool}/{server}", look)
+
+    async def deregister(self, site: str, pool: str, server: str, target: Target) -> None:
+        await self._change(f"deregister {site} {target.name}", lambda: self._world.deregistered.add(target.name))
+
+    async def register(self, site: str, pool: str, server: str, target: Target) -> None:
+        await self._change(f"register {site} {target.name}", lambda: self._world.deregistered.discard(target.name))
+
+
+TWINS = ((Members, GroupsTwin), (Balancer, BalancerTwin))

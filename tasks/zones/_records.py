@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import dns.exception
 import dns.message
@@ -16,6 +17,7 @@ import dns.update
 from tasks.errors import BadInput, Rejected
 from tasks.zones.protocol import Owned, RRset
 
+HELD_BY_NO_NAME = {"A": "0.0.0.0", "AAAA": "::", "CNAME": "invalid."}  # noqa: S104 - a record's value, not a bind
 _EPOCH = re.compile(r'"epoch=(\d{1,18}) owner=relight"', re.ASCII)
 
 
@@ -79,12 +81,15 @@ def serial_in(reply: dns.message.Message) -> int | None:
 def epoch_in(reply: dns.message.Message, name: str) -> int | None:
     """Raises Rejected for a record that is not ours: relight never overwrites what it does not understand."""
     rrset = rrset_in(reply, "TXT", name)
-    if rrset is None:
-        return None
-    match = _EPOCH.fullmatch(rrset.values[0]) if len(rrset.values) == 1 else None
-    if match is None or epoch_text(int(match[1])) != rrset.values[0]:
+    return None if rrset is None else epoch_of(name, rrset.values)
+
+
+def epoch_of(name: str, values: Sequence[str]) -> int:
+    """The epoch that the TXT values at ``name`` say. Raises Rejected for what relight did not write."""
+    match = _EPOCH.fullmatch(values[0]) if len(values) == 1 else None
+    if match is None or epoch_text(int(match[1])) != values[0]:
         raise Rejected(
-            f'{name} TXT: expected one record "epoch=N owner=relight", found {" ".join(rrset.values)}. It was not'
+            f'{name} TXT: expected one record "epoch=N owner=relight", found {" ".join(values)}. It was not'
             " written by relight; find out by whom, and remove it if nobody needs it."
         )
     return int(match[1])

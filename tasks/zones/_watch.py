@@ -7,11 +7,12 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from tasks.contract import Context, Facts
 from tasks.errors import Unreachable
 from tasks.waiting import insisted
-from tasks.zones.protocol import Answer, RRset, Zone
+from tasks.zones.protocol import Answer, RRset, Served, Zone
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,27 @@ def serial_reached(serial: int, wanted: int) -> bool:
 
 async def authoritative(ctx: Context, zone: Zone, wanted: RRset, *, serial: int | None, may_be_gone: bool) -> Found:
     """Ask every authoritative server for the record set, TTL included, and its serial."""
+    served = await zone.served(wanted)
     return await _looked(
-        ctx, zone, zone.servers(), _Wish(wanted, lambda a: _why_not_served(a, wanted, serial), may_be_gone)
+        ctx, zone, zone.servers(), _Wish(wanted, lambda a: _why_not_served(a, served, serial), may_be_gone)
     )
 
 
 async def cached(ctx: Context, zone: Zone, wanted: RRset, *, may_be_gone: bool) -> Found:
     """Ask every resolver for the record set; its TTL is what is left of it there."""
-    wish = _Wish(wanted, lambda a: _why_not_cached(a, wanted), may_be_gone)
+    served = await zone.served(wanted)
+    wish = _Wish(wanted, lambda a: _why_not_cached(a, served), may_be_gone)
     return await _looked(ctx, zone, zone.resolvers(), wish)
 
 
-async def beside(zone: Zone, wanted: RRset) -> Beside:
+Controller = Literal["external-dns", "octoDNS"]
+
+
+async def beside(zone: Zone, wanted: RRset, taken_from: tuple[Controller, ...] = ()) -> Beside:
     """Look for controllers by the records they leave, and for siblings of the name, at the primary.
 
     Controllers: external-dns (TXT ``heritage=external-dns`` at the name, or at ``a-NAME`` in its newer format) and
-    octoDNS (its ownership processor: TXT ``_owner.TYPE.NAME``).
+    octoDNS (its ownership processor: TXT ``_owner.TYPE.NAME``). Those of ``taken_from`` are only warned about.
     """
     name, rdtype = wanted.name, wanted.rdtype
     marks = (name, f"{rdtype.lower()}-{name}", f"_owner.{rdtype.lower()}.{name}")
@@ -78,8 +84,14 @@ async def beside(zone: Zone, wanted: RRset) -> Beside:
         elif kind != "TXT":
             warnings.append(f"{name} also has {kind} {text}, which stays as it is")
         elif where.startswith("_owner.") or "heritage=external-dns" in text.lower():
-            who = "octoDNS" if where.startswith("_owner.") else "external-dns"
-            refusals.append(f"{name} is also written by {who} (TXT at {where}), which would change it back")
+            who: Controller = "octoDNS" if where.startswith("_owner.") else "external-dns"
+            if who in taken_from:
+                warnings.append(f"{name} still has the mark of {who} (TXT at {where}), from which it was taken")
+            else:
+                refusals.append(
+                    f"{name} is also written by {who} (TXT at {where}), which would change it back; make it leave the"
+                    f" name alone, and then say taken_from: [{who}]"
+                )
     return Beside(tuple(refusals), tuple(warnings))
 
 
@@ -142,20 +154,21 @@ def _found(answers: list[Answer], why_not: Callable[[Answer], str], *, may_be_go
     return Found(tuple(lines), facts)
 
 
-def _why_not_served(answer: Answer, wanted: RRset, serial: int | None) -> str:
+def _why_not_served(answer: Answer, served: Served, serial: int | None) -> str:
     if not answer.authoritative:
         return "is not authoritative for the zone"
-    if answer.rrset is None or (answer.rrset.ttl, answer.rrset.values) != (wanted.ttl, wanted.values):
-        old = f"{answer.rrset.ttl} {' '.join(answer.rrset.values)}" if answer.rrset else f"nothing ({answer.rcode})"
-        return f"serves {old}, expected {wanted.ttl} {' '.join(wanted.values)}"
+    rrset = answer.rrset
+    if rrset is None or not served.fits(rrset.values) or served.ttl not in (None, rrset.ttl):
+        old = f"{rrset.ttl} {' '.join(rrset.values)}" if rrset else f"nothing ({answer.rcode})"
+        return f"serves {old}, expected {'' if served.ttl is None else f'{served.ttl} '}{served}"
     if serial is not None and (answer.serial is None or not serial_reached(answer.serial, serial)):
         return f"has serial {answer.serial}, the change is in {serial}"
     return ""
 
 
-def _why_not_cached(answer: Answer, wanted: RRset) -> str:
+def _why_not_cached(answer: Answer, served: Served) -> str:
     if answer.rrset is None:
-        return f"knows nothing ({answer.rcode}), expected {' '.join(wanted.values)}"
-    if answer.rrset.values != wanted.values:
+        return f"knows nothing ({answer.rcode}), expected {served}"
+    if not served.fits(answer.rrset.values):
         return f"still answers {' '.join(answer.rrset.values)} for {answer.rrset.ttl} s more"
     return ""

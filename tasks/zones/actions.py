@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam, Undoable
-from tasks.errors import LostCompare, NotYet, SafetyRefusal, UnhealthyTarget, Unreachable
+from tasks.errors import LostCompare, NotYet, SafetyRefusal, Unreachable
 from tasks.quantities import Duration, show_duration
 from tasks.waiting import until
+from tasks.zones import _routing as routing
 from tasks.zones import _watch as watch
-from tasks.zones._probe import ProbeText, probe
+from tasks.zones._flip import Flip
+from tasks.zones._names import FullName, Rdtype, need_healthy
+from tasks.zones._probe import ProbeText
 from tasks.zones.protocol import Owned, RRset, Zone
 
-Rdtype = Literal["A", "AAAA", "CNAME"]
+__all__ = ["Flip", "Point", "Ready", "Verify"]
 FUDGE_S = 300.0
 """Seconds that clocks may differ under TSIG (RFC 8945 section 10)."""
-
-
-def _dotted(name: str) -> str:
-    return name.lower().rstrip(".") + "."
-
-
-FullName = Annotated[str, Field(min_length=1), AfterValidator(_dotted)]
-"""Absolute; the trailing dot may be left out."""
 
 
 class _AtName(Action):
@@ -56,6 +52,8 @@ class Point(_AtName, Undoable):
     probe_timeout: Duration = 1.0
     may_be_gone: bool = False
     """An authoritative server that does not answer at all is reported instead of waited for."""
+    taken_from: tuple[watch.Controller, ...] = ()
+    """Controllers that were told to leave the name alone although their marks are still there."""
 
     def least_timeout_s(self) -> float:
         return self.probe_timeout
@@ -63,7 +61,9 @@ class Point(_AtName, Undoable):
     async def observe(self, ctx: Context) -> Observation:
         zone = self.zone(ctx)
         wanted = zone.wanted(self.record, self.rdtype, ctx.site(self.site))
-        owned, beside = await asyncio.gather(zone.read(self.record, self.rdtype), watch.beside(zone, wanted))
+        owned, beside = await asyncio.gather(
+            zone.read(self.record, self.rdtype), watch.beside(zone, wanted, self.taken_from)
+        )
         if beside.refusals:
             raise SafetyRefusal("; ".join(beside.refusals), refusals=list(beside.refusals))
         holds = owned.rrset == wanted
@@ -82,7 +82,8 @@ class Point(_AtName, Undoable):
                 "old_ttl_s": owned.rrset.ttl if owned.rrset else None,
                 "old_epoch": owned.epoch,
                 "old_serial": owned.serial,
-                "inverse": _inverse(owned.rrset, wanted),
+                "inverse": _inverse(owned.rrset, wanted, routed=bool(zone.control_plane())),
+                "control_plane": zone.control_plane(),
                 "warnings": list(beside.warnings),
             },
         )
@@ -95,6 +96,7 @@ class Point(_AtName, Undoable):
         checked = await self._need_healthy(ctx, wanted)
         ctx.guard()
         await zone.swap(seen, wanted, ctx.run.epoch)
+        await zone.in_sync(self.record, ctx.left_s())  # what was cached before ages from then on
         written_at = ctx.clock.utc().isoformat()
         try:
             serial: int | None = (await zone.read(self.record, self.rdtype)).serial
@@ -106,6 +108,8 @@ class Point(_AtName, Undoable):
         zone = self.zone(ctx)
         wanted = zone.wanted(self.record, self.rdtype, ctx.site(self.site))
 
+        await zone.in_sync(self.record, ctx.left_s())
+
         async def served() -> Observation:
             found = await watch.authoritative(ctx, zone, wanted, serial=None, may_be_gone=self.may_be_gone)
             if found.open:
@@ -113,7 +117,7 @@ class Point(_AtName, Undoable):
             everyone = f"every authoritative server ({len(zone.servers())})"
             return Observation(
                 holds=True,
-                summary=f"{everyone} serves {self.record} {self.rdtype} {' '.join(wanted.values)}",
+                summary=f"{everyone} serves {self.record} {self.rdtype} {' '.join(wanted.targets)}",
                 facts={"servers": found.facts},
             )
 
@@ -135,18 +139,10 @@ class Point(_AtName, Undoable):
         await self._need_healthy(ctx, old)
         ctx.guard()
         await zone.swap(now, old, ctx.run.epoch)
+        await zone.in_sync(self.record, ctx.left_s())
 
     async def _need_healthy(self, ctx: Context, rrset: RRset) -> list[str]:
-        looks = await asyncio.gather(
-            *(probe(ctx.network, self.probe, v, self.record, self.probe_timeout) for v in rrset.values)
-        )
-        sick = [f"{look.address} ({look.why})" for look in looks if not look.healthy]
-        if sick:
-            raise UnhealthyTarget(
-                f"{self.record} {self.rdtype} is not pointed at {', '.join(sick)}: not healthy. Bring it up first.",
-                unhealthy=sick,
-            )
-        return list(rrset.values)
+        return await need_healthy(ctx, rrset.targets, self.probe, self.record, self.probe_timeout)
 
 
 @action("zones.verify")
@@ -159,7 +155,7 @@ class Verify(_AtName):
 
     phase: ClassVar[Phase] = Phase.VERIFY
     read_only: ClassVar[bool] = True
-    after: ClassVar[tuple[str, ...]] = ("zones.point",)
+    after: ClassVar[tuple[str, ...]] = ("zones.point", "zones.flip")
 
     site: Annotated[str, SiteParam()]
     within: Duration = 30.0
@@ -213,7 +209,7 @@ class Verify(_AtName):
         for done in reversed(ctx.earlier):
             facts = done.facts
             mine = (facts.get("name"), facts.get("rdtype")) == (self.record, self.rdtype)
-            if done.action == "zones.point" and done.outcome == "done" and mine:
+            if done.action in ("zones.point", "zones.flip") and done.outcome == "done" and mine:
                 at = facts.get("written_at")
                 # A name that did not exist before has no TTL; resolvers may know that it does not: say so as ``ttl``.
                 old_ttl_s = max(self.ttl, float(facts.get("old_ttl_s") or 0.0)) if at is None else facts["old_ttl_s"]
@@ -248,7 +244,7 @@ class Verify(_AtName):
         lines = [*servers.open, *(f"{line} ({expected})" for line in resolvers.open)]
         if waits and not lines:
             lines = [f"every server and resolver has it; other resolvers may keep the old one, {expected}"]
-        target = f"{self.record} {self.rdtype} {' '.join(wanted.values)}"
+        target = f"{self.record} {self.rdtype} {' '.join(wanted.targets)}"
         return Observation(
             holds=holds,
             summary=f"{target} is served everywhere" if holds else "; ".join(lines),
@@ -281,7 +277,7 @@ class Ready(_AtName):
         findings += [
             f"{a.server} has serial {a.serial}, the primary {access.serial}"
             for a in answers
-            if not a.error and a.serial != access.serial
+            if not a.error and access.serial is not None and a.serial != access.serial
         ]
         if abs(access.skew_s) > FUDGE_S / 2:
             findings.append(f"the primary's clock differs from ours by {access.skew_s:.0f} s; TSIG takes {FUDGE_S:g}")
@@ -310,9 +306,11 @@ def _from_fact(fact: Facts | None) -> RRset | None:
     return None if fact is None else RRset(fact["name"], fact["rdtype"], fact["ttl"], tuple(fact["values"]))
 
 
-def _inverse(old: RRset | None, new: RRset) -> list[str]:
-    """The exact way back, for people, in the words of nsupdate."""
+def _inverse(old: RRset | None, new: RRset, *, routed: bool) -> list[str]:
+    """The exact way back, for people, in the words of nsupdate, or (``routed``) as a change batch of Route 53."""
     if old is None:
         return []
+    if routed:
+        return [json.dumps(routing.batch((new.name, new.rdtype), (new.ttl, new.values), (old.ttl, old.values)))]
     gone = [f"update delete {new.name} {new.rdtype}"]
     return gone + [f"update add {old.name} {old.ttl} {old.rdtype} {value}" for value in old.values]

@@ -7,15 +7,9 @@ The epoch TXT of ``app.example.`` is ``_relight.app.example.`` with the text ``e
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
-import dns.asyncquery
-import dns.edns
-import dns.exception
-import dns.flags
-import dns.message
 import dns.name
 import dns.rcode
 import dns.rdataclass
@@ -23,15 +17,16 @@ import dns.rdatatype
 from pydantic import BaseModel
 
 from tasks.contract import Surroundings
-from tasks.errors import BadInput, EffectUnknown, LeaseHeld, LostCompare, Rejected, RelightError, Unreachable
+from tasks.errors import BadInput, EffectUnknown, Unreachable
 from tasks.variables import expand
 from tasks.zones import _records as records
+from tasks.zones._asking import Asking, asked
 from tasks.zones._rfc2136_settings import RDTYPES, ZoneSettings
-from tasks.zones._wire import LostReply, Primary, endpoint
-from tasks.zones.protocol import Access, Answer, Owned, RRset
+from tasks.zones._swapping import Swap
+from tasks.zones._wire import LostReply, Primary
+from tasks.zones.protocol import Access, Answer, Owned, RRset, Served
 
 _COMPARE_LOST = {dns.rcode.NXRRSET, dns.rcode.YXRRSET, dns.rcode.YXDOMAIN, dns.rcode.NXDOMAIN}
-_HELD_BY_NO_NAME = {"A": "0.0.0.0", "AAAA": "::", "CNAME": "invalid."}  # noqa: S104 - a record's value, not a bind
 
 
 class Rfc2136:
@@ -87,29 +82,28 @@ class Rfc2136:
         self._settings.allowed(name, new.rdtype)
         if not new.values:
             raise BadInput(f"{self._component}: refusing to leave {name} {new.rdtype} without a record")
-        new = records.canonical(name, new.rdtype, new.ttl, new.values)
-        if old.epoch is not None and old.epoch > epoch:
-            raise self._newer(new, old.epoch, epoch)
         primary = self._primary
+        new = records.canonical(name, new.rdtype, new.ttl, new.values)
+        swap = Swap(self._component, primary.label, old, new, epoch)
+        swap.check_epoch()
         update = primary.update()
         records.fill_swap(update, old, new, epoch)
+        read = partial(self.read, name, new.rdtype)
         try:
             (reply,) = await primary.transact(update)
         except LostReply as lost:
             why = str(lost)
-            await self._settle(
-                new, epoch, lambda now: EffectUnknown(f"{primary.label}: {why} after an update; {records.shown(now)}")
+            await swap.settle(
+                read, lambda now: EffectUnknown(f"{primary.label}: {why} after an update; {records.shown(now)}")
             )
             return
         code = reply.rcode()
         said = dns.rcode.to_text(code)
         if code in _COMPARE_LOST:
-            await self._settle(new, epoch, lambda now: self._lost(old, now, said))
+            await swap.settle(read, lambda now: swap.lost(now, said))
         elif code == dns.rcode.SERVFAIL:
             # The server undoes what it began before it says SERVFAIL (RFC 2136 section 3.5); looking is still better.
-            await self._settle(
-                new, epoch, lambda now: Unreachable(f"{primary.label} failed (SERVFAIL): {records.shown(now)}")
-            )
+            await swap.settle(read, lambda now: Unreachable(f"{primary.label} failed (SERVFAIL): {records.shown(now)}"))
         elif code != dns.rcode.NOERROR:
             raise primary.refused(said)
 
@@ -121,7 +115,7 @@ class Rfc2136:
         # The prerequisite is never true, so nothing can change; the deletions (of records that do not exist) are there
         # because servers may look up the permission of each (update-policy) before the prerequisites.
         update.present(dns.name.from_text("_relight-never", zone), "TXT", '"never"')
-        update.delete(dns.name.from_text(name), rdtype, _HELD_BY_NO_NAME[rdtype])
+        update.delete(dns.name.from_text(name), rdtype, records.HELD_BY_NO_NAME[rdtype])
         update.delete(dns.name.from_text(records.epoch_name(name)), "TXT", '"never"')
         try:
             soa, reply = await primary.transact(primary.question(self._settings.zone, "SOA"), update)
@@ -144,67 +138,20 @@ class Rfc2136:
 
     async def ask(self, server: str, name: str, rdtype: str) -> Answer:
         """Over UDP, by TCP when truncated, as clients ask. Only authoritative servers are asked for a serial."""
-        authoritative = server in self.servers()
-        flags = dns.flags.Flag(0) if authoritative else dns.flags.RD
-        questions = [(records.domain_name(name), rdtype)] + [(self._settings.zone, "SOA")] * authoritative
-        timeout_s = self._settings.timeout
-        try:
-            host, port = endpoint(server)
-            async with asyncio.timeout(timeout_s):
-                asked = (dns.message.make_query(n, t, use_edns=0, flags=flags) for n, t in questions)
-                replies = await asyncio.gather(
-                    *(dns.asyncquery.udp_with_fallback(q, host, timeout=timeout_s, port=port) for q in asked)
-                )
-        except (TimeoutError, dns.exception.Timeout):
-            return Answer(server, "", None, error=f"no answer within {timeout_s:g} s")
-        except (dns.exception.DNSException, OSError, EOFError, BadInput) as e:
-            return Answer(server, "", None, error=str(e) or type(e).__name__)
-        reply = replies[0][0]
-        rcode = dns.rcode.to_text(reply.rcode())
-        usable = reply.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
-        return Answer(
-            server=server,
-            rcode=rcode,
-            rrset=records.rrset_in(reply, rdtype) if usable else None,
-            serial=records.serial_in(replies[1][0]) if authoritative else None,
-            authoritative=bool(reply.flags & dns.flags.AA),
-            error="" if usable else f"answered {rcode}",
-            note="; ".join(o.to_text() for o in reply.options if o.otype == dns.edns.OptionType.EDE),
-        )
+        zone = self._settings.zone if server in self.servers() else None
+        return await asked(server, records.domain_name(name), rdtype, Asking(zone, self._settings.timeout))
+
+    async def in_sync(self, name: str, within_s: float) -> None:
+        """Servers are asked themselves."""
+
+    async def served(self, rrset: RRset) -> Served:
+        return Served((rrset.values,), rrset.ttl)
+
+    def control_plane(self) -> str:
+        return ""
 
     async def aclose(self) -> None:
         """Nothing is held open between calls."""
-
-    async def _settle(self, new: RRset, epoch: int, otherwise: Callable[[Owned], RelightError]) -> None:
-        """Ask the primary what is true after an answer that does not tell. Returns when our change is in."""
-        try:
-            now = await self.read(new.name, new.rdtype)
-        except (Unreachable, Rejected) as e:
-            wanted = records.values_shown(new)
-            raise EffectUnknown(f"{self._primary.label}: cannot tell whether {wanted} is in: {e}") from e
-        if now.epoch == epoch and now.rrset == new:
-            return
-        if now.epoch is not None and now.epoch > epoch:
-            raise self._newer(new, now.epoch, epoch)
-        raise otherwise(now)
-
-    def _lost(self, old: Owned, now: Owned, said: str) -> LostCompare:
-        return LostCompare(
-            f"{self._primary.label} changed nothing ({said}): expected to find {records.shown(old)}, found"
-            f" {records.shown(now)}. Somebody else wrote in between, or the name has a CNAME. Find out who, then run"
-            " again.",
-            rcode=said,
-            found=list(now.rrset.values) if now.rrset else [],
-            found_epoch=now.epoch,
-        )
-
-    def _newer(self, new: RRset, zone_epoch: int, epoch: int) -> LeaseHeld:
-        return LeaseHeld(
-            f"{self._component}: {new.name} was last written by epoch {zone_epoch}; this run is epoch {epoch}, no"
-            " longer the newest. Look for the newer run.",
-            zone_epoch=zone_epoch,
-            epoch=epoch,
-        )
 
 
 PROVIDER = Rfc2136

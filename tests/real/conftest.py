@@ -15,6 +15,12 @@ from typing import Any, Self
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+import aws as aws_ground
+import iam
+
+from tasks.aws import HEARD
+
 RELIGHT = Path(sys.executable).with_name("relight")
 
 
@@ -145,3 +151,27 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
     finally:
         lab.do("down")
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[aws_ground.Moto]:
+    """One server for a module, kept between its tests; boto3's environment points at it."""
+    with aws_ground.moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture
+def aws(moto: aws_ground.Moto) -> aws_ground.Moto:
+    """The module's server, with nothing in it."""
+    moto.reset()
+    return moto
+
+
+@pytest.fixture(autouse=True)
+def _calls_heard(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Notes every call to AWS in a module that says whose provider it tests, for ``iam.check``."""
+    provider = getattr(request.module, "PROVIDER_NAME", None)
+    token = HEARD.set(iam.HEARD[provider].add) if provider else None
+    yield
+    if token is not None:
+        HEARD.reset(token)

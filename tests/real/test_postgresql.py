@@ -18,7 +18,7 @@ from tasks.contract import Surroundings
 from tasks.database._durability import ASYNC, parse
 from tasks.database._session import Broken, NoConnection, Server, ask
 from tasks.database.postgresql import PROVIDER
-from tasks.database.protocol import Database, Operated
+from tasks.database.protocol import Database, Drained, Operated, Witnessed
 from tasks.errors import BadInput, Contradiction, EffectUnknown, Rejected, Unreachable
 from tasks.hosts.local import PROVIDER as LOCAL
 
@@ -70,7 +70,7 @@ async def timed(awaitable):
 def test_views_probes_and_durability_of_a_healthy_cluster(cluster):
     async def work(db):
         assert isinstance(db, Database)
-        assert isinstance(db, Operated)
+        assert all(isinstance(db, p) for p in (Witnessed, Drained, Operated))
         views = {n: await db.view(n) for n in db.nodes()}
         while views["east-pg1"].replayed_lsn != views["west-pg1"].lsn:
             views = {n: await db.view(n) for n in db.nodes()}

@@ -145,7 +145,14 @@ stub-zone:
 
 @pytest.fixture
 def system(tmp_path):
-    (tmp_path / "zone").write_text(ZONE)
+    with running(tmp_path) as dns_:
+        yield dns_
+
+
+@contextlib.contextmanager
+def running(tmp_path, more=""):
+    """Primary, secondary and resolver; ``more``: lines for the zone."""
+    (tmp_path / "zone").write_text(ZONE + more)
     for name, value in SECRETS.items():
         (tmp_path / name).write_text(value + "\n")
     grant = "".join(

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
+import iam
 import pytest
 
 from tasks.clock import LoopClock
@@ -35,6 +36,7 @@ from tasks.storage.actions import CopyFrom, TakeOver
 from tasks.storage.s3 import MARK, PROVIDER
 
 pytestmark = pytest.mark.real
+PROVIDER_NAME = "storage.s3"
 
 ADDRESSES = {"west": "127.0.6.80", "east": "127.0.6.81"}
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -351,3 +353,7 @@ def test_hung_store_is_bounded_and_a_lost_reply_is_unknown(stores):
         with_storage(test, timeout="200ms")
     finally:
         stores["east"].go_on()
+
+
+def test_the_policy_allows_exactly_these_calls():
+    iam.check(PROVIDER_NAME)

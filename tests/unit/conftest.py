@@ -140,6 +140,8 @@ class Options:
     after: Callable[[Runner], Any] | None = None
     """A coroutine function that runs beside the runner."""
     abort: Callable[[], Any] = lambda: None
+    answers: Callable[[str], Any] = lambda _step: ()
+    components: dict[str, Any] = field(default_factory=dict)
     anchor: datetime = EPOCH
     incident: datetime = EPOCH
 
@@ -178,12 +180,13 @@ async def _play(plan: Plan, world: World, journal: MemoryJournal, options: Optio
         roles={"west": "west", "east": "east"},
         rto_s=options.rto_s,
         rpo_s=options.rpo_s,
-        components={"world": world}.__getitem__,
+        components={"world": world, **options.components}.__getitem__,
         check=options.check,
         clock=clock,
         incident_started_at=options.incident,
         network=Sockets(),
         abort=options.abort,
+        answers=options.answers,
     )
     runner = Runner(run, journal, options.listen, ask=options.ask, dice=random.Random(7))
     world.halt = runner.halt

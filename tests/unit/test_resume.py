@@ -192,6 +192,14 @@ def test_a_check_that_no_longer_holds_stops_the_run_before_its_effect(kit):
     assert state.of("c").outcome is None
 
 
+def test_a_check_behind_a_check_is_asked_again_too(kit):
+    """Before the fence people said yes, and before them the failure was confirmed: both may be long ago."""
+    fence, promote = kit.step("f", kit.Fence), kit.step("p", kit.Promote)
+    plan = kit.chain(kit.step("c", kit.Check), kit.step("ok", kit.Check), fence, promote)
+    first = kit.play(plan, kit.World(true={"c", "ok"}), kit.Journal(kill_after=3))
+    assert reopened(plan, fold(first.records)) == ["c", "ok"]
+
+
 def test_nothing_is_asked_again_on_the_way_back(kit):
     plan = kit.chain(kit.step("c", kit.Check), kit.step("f", kit.Fence, on_failure="undo"), kit.step("p", kit.Promote))
     played = kit.play(plan, kit.World(true={"c"}, script={"apply f": ["refuse!"]}))

@@ -25,6 +25,7 @@ MANDATE = Mandate(
     incident_started_at="2026-01-01T11:58:00.000000+00:00",
     detected_at="2026-01-01T11:58:30.000000+00:00",
     waivers={"loss": "J. Doe"},
+    vars={"approvals": "2"},
     operator="jdoe",
     trigger="prefect",
     flow_run_id="f1",
@@ -72,15 +73,21 @@ def test_what_is_not_taken_over_by_itself():
 
 
 def test_the_record_must_still_charge_the_run_when_it_is_replaced():
-    may = takeover.permit(MANDATE)
+    takeover.may_begin(None, "any")(None)
+    may = takeover.may_begin(MANDATE, "d1")
     may(HELD)
     for other in (None, replace(HELD, mandate=None), having(run_id="r2"), having(ended="succeeded")):
         with pytest.raises(BadInput, match="nothing was done"):
             may(other)
     # by hand it may have failed before, and fail no more; what had failed by then, nobody sees change unnoticed
-    takeover.permit(replace(MANDATE, ended="failed"))(having(ended="failed"))
+    takeover.may_begin(replace(MANDATE, ended="failed"), "d1")(having(ended="failed"))
     with pytest.raises(BadInput, match="nothing was done"):
         may(having(ended="failed"))
+
+
+def test_other_files_on_this_machine_take_nothing_over():
+    with pytest.raises(BadInput, match="are not those that it began with"):
+        takeover.may_begin(MANDATE, "d2")
 
 
 def test_a_machine_that_comes_back_does_not_go_on_where_another_one_did():
@@ -97,7 +104,12 @@ def test_a_machine_that_comes_back_does_not_go_on_where_another_one_did():
 def test_a_flow_run_that_is_tried_again_on_another_machine_goes_on_with_its_run():
     asked = standby.for_flow_run("lab", HELD, "f1", NOW)
     assert asked is not None
-    assert (asked.takes_over, asked.prefect_flow_run_id, asked.waivers) == (MANDATE, "f1", {"loss": "J. Doe"})
+    assert (asked.takes_over, asked.prefect_flow_run_id, asked.waivers, asked.vars) == (
+        MANDATE,
+        "f1",
+        MANDATE.waivers,
+        MANDATE.vars,
+    )
     assert asked.incident_started_at == datetime(2026, 1, 1, 11, 58, tzinfo=UTC)
     assert asked.cause["takes_over"] == "r1"
     assert (asked.cause["lives"], asked.cause["origin"]) == ("2", "r1")
@@ -208,6 +220,15 @@ def test_a_take_over_that_is_refused_is_tried_again_and_one_that_cannot_be_is_le
     pass_by(120)
     assert child.asked == ["r1"]
     assert "LEFT TO PEOPLE" in said[-1]
+
+
+def test_a_paused_system_is_taken_over_once_it_is_not(watch):
+    pass_by, child, said = watch(0)
+    pass_by(30, replace(HELD, paused="maintenance, J. Doe"))
+    assert child.asked == []
+    assert "maintenance, J. Doe" in said[-1]
+    pass_by(17)
+    assert child.asked == ["r1"]
 
 
 def test_requests_of_people_name_what_is_missing(tmp_path, monkeypatch):

@@ -78,6 +78,21 @@ def test_secrets_in_headers_are_not_kept_and_the_rest_can_be_read_again(inbox):
         History(inbox.file).entry(99)
 
 
+def test_secrets_in_what_an_alert_says_are_not_kept(inbox):
+    kept = post(inbox, links={"runbook": "https://wiki/x?token=hunter2"}, annotations={"api_key": "hunter2"})
+    assert "hunter2" not in History(inbox.file).entry(kept.events[0]).event.model_dump_json()
+
+
+def test_two_ways_to_write_one_start_are_one_episode(inbox):
+    """Alertmanager's webhook says nanoseconds, its API milliseconds; CloudWatch's two differ little."""
+    first = post(inbox, "t1", start=NOW.replace(microsecond=123456))
+    second = post(inbox, "t2", start=NOW.replace(microsecond=123000))
+    third = post(inbox, "t3", start=NOW.replace(microsecond=400000))
+    assert (first.fresh, second.fresh, third.fresh) == (1, 0, 0)
+    assert len({e.event.episode_key for e in History(inbox.file).entries()}) == 1
+    assert post(inbox, "t4", start=NOW + timedelta(seconds=1)).fresh == 1
+
+
 def test_many_at_once_are_all_there_once(inbox):
     with ThreadPoolExecutor(20) as pool:
         kept = list(pool.map(lambda n: post(inbox, f"t{n % 150}", start=NOW + timedelta(seconds=n % 150)), range(300)))

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.engine import places
-from flows.intake import rules, service
-from flows.intake.desk import Desk, run_of
+from flows.engine import handover, killswitch, places
+from flows.intake import glass, rules, service
+from flows.intake.desk import Desk, _writing, run_of
 from flows.intake.event import Unavailable
 from flows.intake.history import History
 from flows.intake.inbox import Inbox
@@ -29,7 +29,7 @@ sources:
 rules:
   - {id: down, from: [am], match: {alertname: ["Down", "~Site.*"], system: toy}, run: wait, stage: auto}
   - {id: maybe, from: [am], match: {alertname: Maybe}, run: wait, stage: approve}
-gates: {confirm: {for: 0s}, references: [], drill_within: 0s}
+gates: {quorum: 1, confirm: {for: 0s, probes: 0}, references: [], ready_within: 0s, drill_within: 0s}
 """
 BOOK = """
 runbook: wait
@@ -235,7 +235,6 @@ async def reached(_references, _seconds=1.0):
 def started(folder, inbox, monkeypatch):
     """A desk whose runs are only written down."""
     monkeypatch.setattr("flows.intake.gates.reached", reached)
-    monkeypatch.setattr("flows.intake.gates.quorum", lambda _asked: _passes("quorum"))
     chain = tuple(g if g.__name__ != "quorum" else (lambda _asked: _passes("quorum")) for g in service.gates.CHAIN)
     monkeypatch.setattr("flows.intake.gates.CHAIN", chain)
     requests = []
@@ -360,13 +359,129 @@ def test_blind_until_the_watchdog_came_and_again_when_it_stays_away(post, starte
     file.write_text(TRIGGERS.replace('"env:AM_NEW"]', '"env:AM_NEW"], watchdog: Watch, watchdog_every: 2m'))
     watching = load(folder)
     now = datetime.now(UTC)
-    assert "came never" in started.blind(watching, now)
+    assert "came never" in started.gatherer.blind(watching, now)
     post(body("Watch"))
-    assert started.blind(watching, now) == ""
-    assert "ago" in started.blind(watching, now + timedelta(minutes=3))
+    assert started.gatherer.blind(watching, now) == ""
+    assert "ago" in started.gatherer.blind(watching, now + timedelta(minutes=3))
 
 
 def test_one_that_only_says_what_it_would_do_writes_nothing(folder):
     one = Desk(None, History(Path("/nowhere")), [load(folder)], None)
     with pytest.raises(RelightError):
-        _ = one._writing
+        _writing(one)
+
+
+def test_what_was_left_out_in_part_is_decided_about_when_it_is_told_whole(post, started):
+    start = datetime.now(UTC)
+    post({**body(start=start), "truncatedAlerts": 2})
+    assert look(started)["Down"] == "refused"
+    post({**body(start=start), "groupKey": "whole"})
+    look(started)
+    assert [e.outcome for e in reversed(started.history.entries())] == ["refused", "run"]
+    post({**body(start=start), "groupKey": "again"})
+    look(started)
+    assert (started.history.entries()[0].outcome, len(started.requests)) == ("known", 1)
+
+
+def test_one_that_ends_before_anybody_approved_waits_no_longer(post, started):
+    start = datetime.now(UTC)
+    post(body("Maybe", start=start))
+    look(started)
+    post(body("Maybe", "resolved", start=start))
+    look(started)
+    assert [e.outcome for e in reversed(started.history.entries())] == ["ended", "ended"]
+    assert started.requests == []
+
+
+def test_nobody_answering_is_a_no_and_pages_again(post, started):
+    paged = []
+    started.page = lambda _event, why: paged.append(why)
+    post(body("Maybe"))
+    assert look(started)["Maybe"] == "ask"
+    started.now = lambda: datetime.now(UTC) + timedelta(minutes=16)
+    assert look(started)["Maybe"] == "not approved"
+    assert "nobody approved it within 15m" in paged[-1]
+    assert started.requests == []
+
+
+def test_everything_the_gates_said_goes_into_the_runs_first_record(post, started):
+    post(body())
+    look(started)
+    decision = started.requests[0].cause["decision"]
+    assert len(decision["gates"]) == 14
+    assert decision["outcome"] == "start"
+    assert handover.unpack(handover.pack(started.requests[0])).cause["decision"] == decision
+
+
+def test_a_person_is_paged_about_what_is_stale(post, started):
+    paged = []
+    started.page = lambda event, why: paged.append((event.subject(), why))
+
+    class Queued(type(post.receiver.endpoints["am"])):
+        def read(self, parsed, delivery):
+            old = delivery.received_at - timedelta(hours=20)
+            return tuple(a.model_copy(update={"observed_at": old}) for a in super().read(parsed, delivery))
+
+    post.receiver.endpoints["am"] = Queued(post.receiver.endpoints["am"].settings)
+    post(body())
+    assert look(started)["Down"] == "refused"
+    assert len(paged) == 1
+    assert "20h old" in paged[0][1]
+
+
+# ---- breaking the glass ----
+
+
+def asked_for(post, started, **more):
+    """An event that waits for a person because nothing says that we are not cut off ourselves."""
+    post(body(**more))
+    look(started)
+    return started.history.entries()[0]
+
+
+def break_it(started, inbox, entry, people=("J. Doe", "A. Roe"), why="ticket 12"):
+    return asyncio.run(glass.broken(started, inbox, entry, people, why))
+
+
+def test_two_people_pass_what_may_be_passed_and_it_is_kept(post, started, inbox, folder):
+    (folder / "triggers.yaml").write_text(TRIGGERS.replace("drill_within: 0s", "drill_within: 0s, switch: /nowhere"))
+    started.loaded[:] = [load(folder)]
+    entry = asked_for(post, started)
+    assert entry.outcome == "refused"
+    paged = []
+    started.page = lambda _event, why: paged.append(why)
+    assert break_it(started, inbox, entry) == "run-1"
+    (request,) = started.requests
+    assert request.cause["decision"]["break_glass"]["second"] == "A. Roe"
+    assert (request.automatic, request.operator) == (False, "J. Doe")
+    (kept,) = started.history.notes("break-glass")
+    assert (kept["who"], kept["second"], kept["why"], "safety" in kept["gates"]) == (
+        "J. Doe",
+        "A. Roe",
+        "ticket 12",
+        True,
+    )
+    assert "broke the glass" in paged[0]
+    with pytest.raises(SafetyRefusal, match="began a run already"):
+        break_it(started, inbox, entry)
+
+
+@pytest.mark.parametrize(
+    ("people", "why"),
+    [(("J. Doe", "j. doe "), "x"), (("J. Doe", ""), "x"), (("", "A. Roe"), "x"), (("J. Doe", "A. Roe"), " ")],
+)
+def test_one_person_or_no_reason_is_not_enough(post, started, inbox, people, why):
+    entry = asked_for(post, started, name="Maybe")
+    with pytest.raises(BadInput, match="two people"):
+        break_it(started, inbox, entry, people, why)
+    assert started.requests == []
+
+
+def test_nobody_passes_the_kill_switch_and_the_try_is_kept(post, started, inbox):
+    entry = asked_for(post, started, name="Maybe")
+    killswitch.pause_file("toy").parent.mkdir(parents=True)
+    killswitch.pause_file("toy").write_text("stop")
+    with pytest.raises(SafetyRefusal, match="nothing passes this: kill-switch"):
+        break_it(started, inbox, entry)
+    assert started.requests == []
+    assert started.history.notes("break-glass")[0]["refused"]

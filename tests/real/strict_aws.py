@@ -1,0 +1,485 @@
+"""moto's server with what it leaves out of ELBv2, Auto Scaling, CloudFront, Systems Manager and Service Quotas.
+
+A process of its own: ``python strict_aws.py HOST PORT``. Every difference from moto 5.2.5 is one class below, with the
+page of the API reference that documents the behaviour. ``POST /strict`` takes JSON: ``{"fault": {operation, kind,
+times, after}}`` (kind ``throttle``, ``lose``: done, but the connection closes without a reply, ``fail``: HTTP 500 and
+nothing done, or an error code to be refused with), ``{"set": {…}}`` of ``State``, ``{"reset": true}``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import sys
+import time
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs
+
+from moto.autoscaling.models import FakeAutoScalingGroup, InstanceState
+from moto.autoscaling.responses import AutoScalingResponse
+from moto.cloudfront import models as cloudfront
+from moto.core.exceptions import ServiceException
+from moto.core.responses import ActionResult, EmptyResult
+from moto.elbv2.models import FakeHealthStatus, FakeTargetGroup
+from moto.elbv2.responses import ELBV2Response
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.servicequotas.models import ServiceQuotasBackend
+from moto.ssm.responses import SimpleSystemManagerResponse
+from werkzeug.serving import run_simple
+
+
+@dataclass
+class State:
+    """What a test says of the world; ``*_s`` are seconds that something takes."""
+
+    settle_s: float = 0.3
+    unhealthy: list[str] = field(default_factory=list)
+    """Targets that fail their check: instance ids or addresses; ``*`` for all."""
+    page: int = 400
+    no_capacity: str = ""
+    """The message of the failed activity when nothing can be launched."""
+    vcpus: float = 64.0
+    command: dict[str, Any] = field(default_factory=dict)
+    """status, code, stdout, stderr of what a command does; ``lost`` for one that never ends."""
+    refresh: str = "Successful"
+    """How an instance refresh ends."""
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    launching: dict[str, float] = field(default_factory=dict)
+    activities: list[dict[str, Any]] = field(default_factory=list)
+    refreshes: list[dict[str, Any]] = field(default_factory=list)
+
+
+STATE = State()
+
+
+def pages(result: list[Any], token: str | None) -> tuple[list[Any], str | None]:
+    start = int(token or 0)
+    end = start + STATE.page
+    return result[start:end], str(end) if end < len(result) else None
+
+
+# ---- ELBv2: initial, draining, unhealthy; every list in pages ----
+
+
+def health_for(self: FakeTargetGroup, target: dict[str, Any], ec2_backend: Any) -> FakeHealthStatus:
+    """docs: *Target health status*; a deregistered target drains for its group's delay, then it is unused."""
+    found = was_health_for(self, target, ec2_backend)
+    name, since = str(found.instance_id), self.__dict__.setdefault("since", {})
+    if found.status == "unused" and name in since:
+        found.status = "draining" if time.monotonic() < since[name] + STATE.settle_s else "unused"
+        found.reason = "Target.DeregistrationInProgress" if found.status == "draining" else "Target.NotRegistered"
+    elif {name, "*"} & set(STATE.unhealthy):
+        found.status, found.reason = "unhealthy", "Target.FailedHealthChecks"
+    return found
+
+
+def deregister(self: FakeTargetGroup, targets: list[dict[str, Any]]) -> None:
+    for target in targets:
+        if target["Id"] in self.targets:
+            was_deregister(self, [target])
+            self.__dict__.setdefault("since", {})[target["Id"]] = time.monotonic()
+
+
+was_health_for, FakeTargetGroup.health_for = FakeTargetGroup.health_for, health_for
+was_deregister, FakeTargetGroup.deregister = FakeTargetGroup.deregister, deregister
+
+
+def describe_target_health(self: ELBV2Response) -> ActionResult:
+    """Without a list of targets: those that drain too (DescribeTargetHealth)."""
+    arn = self._get_param("TargetGroupArn")
+    group = self.elbv2_backend.target_groups.get(arn)
+    targets = self._get_param("Targets", [])
+    if group is not None and not targets:
+        leaving = group.__dict__.get("since", {})
+        targets = [*group.targets.values()]
+        targets += [{"Id": t, "Port": group.port} for t in leaving if t not in group.targets]
+    found = self.elbv2_backend.describe_target_health(arn, targets) if targets or group is None else []
+    return ActionResult({"TargetHealthDescriptions": [f for f in found if f.status != "unused"]})
+
+
+def describe_listeners(self: ELBV2Response) -> ActionResult:
+    every = self.elbv2_backend.describe_listeners(
+        self._get_param("LoadBalancerArn"), self._get_param("ListenerArns", [])
+    )
+    found, token = pages(every, self._get_param("Marker"))
+    return ActionResult({"Listeners": found, "NextMarker": token})
+
+
+def describe_target_groups(self: ELBV2Response) -> ActionResult:
+    every = self.elbv2_backend.describe_target_groups(
+        self._get_param("LoadBalancerArn"), self._get_param("TargetGroupArns", []), self._get_param("Names", [])
+    )
+    found, token = pages(list(every), self._get_param("Marker"))
+    return ActionResult({"TargetGroups": found, "NextMarker": token})
+
+
+for patched in (describe_target_health, describe_listeners, describe_target_groups):
+    setattr(ELBV2Response, patched.__name__, patched)
+
+
+# ---- Auto Scaling: launching takes time, activities, instance refresh, DefaultCooldown ----
+
+
+class Fault(ServiceException):
+    """Any error of the API by its code."""
+
+
+def launch(self: FakeAutoScalingGroup, *args: Any, **more: Any) -> None:
+    if STATE.no_capacity:
+        now = datetime.now(UTC)
+        STATE.activities.insert(
+            0,
+            {
+                "ActivityId": f"a{len(STATE.activities)}",
+                "AutoScalingGroupName": self.name,
+                "Cause": "desired capacity changed",
+                "Description": "Launching a new EC2 instance.  Status Reason: " + STATE.no_capacity,
+                "StartTime": now,
+                "EndTime": now,
+                "StatusCode": "Failed",
+                "StatusMessage": STATE.no_capacity,
+                "Progress": 100,
+                "Details": '{"Availability Zone": "eu-west-1a"}',
+            },
+        )
+        return
+    before = {s.instance.id for s in self.instance_states}
+    was_launch(self, *args, **more)
+    for state in self.instance_states:
+        if state.instance.id not in before:
+            STATE.launching[state.instance.id] = time.monotonic() + STATE.settle_s
+
+
+was_launch, FakeAutoScalingGroup.replace_autoscaling_group_instances = (
+    FakeAutoScalingGroup.replace_autoscaling_group_instances,
+    launch,
+)
+
+
+def version_of(group: FakeAutoScalingGroup) -> str:
+    template = group.launch_template
+    return str((template or {}).get("Version") or group.__dict__.get("version") or "1")
+
+
+def describe_auto_scaling_groups(self: AutoScalingResponse) -> ActionResult:
+    names = self._get_param("AutoScalingGroupNames", [])
+    for group in self.autoscaling_backend.describe_auto_scaling_groups(names):
+        advance(group)
+        for state in group.instance_states:
+            if time.monotonic() < STATE.launching.get(state.instance.id, 0.0):
+                state.lifecycle_state = "Pending"
+            elif state.lifecycle_state == "Pending":
+                state.lifecycle_state = "InService"
+    return was_describe_groups(self)
+
+
+was_describe_groups = AutoScalingResponse.describe_auto_scaling_groups
+
+
+def describe_scaling_activities(self: AutoScalingResponse) -> ActionResult:
+    name = self._get_param("AutoScalingGroupName")
+    every = [a for a in STATE.activities if a["AutoScalingGroupName"] == name]
+    found, token = pages(every, self._get_param("NextToken"))
+    return ActionResult({"Activities": found, "NextToken": token})
+
+
+def update_auto_scaling_group(self: AutoScalingResponse) -> ActionResult:
+    """MaxSize below the desired capacity lowers it (UpdateAutoScalingGroup); moto knows no DefaultCooldown."""
+    result = was_update(self)
+    group = self.autoscaling_backend.autoscaling_groups[self._get_param("AutoScalingGroupName")]
+    cooldown = self._get_int_param("DefaultCooldown")
+    if cooldown is not None:
+        group.default_cooldown = cooldown
+    return result
+
+
+was_update = AutoScalingResponse.update_auto_scaling_group
+
+
+def set_desired_capacity(self: AutoScalingResponse) -> ActionResult:
+    """Outside of the group's own limits it is a ValidationError (SetDesiredCapacity)."""
+    group = self.autoscaling_backend.autoscaling_groups[self._get_param("AutoScalingGroupName")]
+    wanted = self._get_int_param("DesiredCapacity")
+    if not group.min_size <= wanted <= group.max_size:
+        raise Fault("ValidationError", f"New SetDesiredCapacity value {wanted} is outside of the group's limits.")
+    return was_set_desired(self)
+
+
+was_set_desired = AutoScalingResponse.set_desired_capacity
+
+
+def advance(group: FakeAutoScalingGroup) -> None:
+    for refresh in STATE.refreshes:
+        if refresh["AutoScalingGroupName"] != group.name or refresh["Status"] not in (
+            "InProgress",
+            "RollbackInProgress",
+        ):
+            continue
+        if time.monotonic() < refresh["until"]:
+            continue
+        back = refresh["Status"] == "RollbackInProgress"
+        refresh["Status"] = "RollbackSuccessful" if back else STATE.refresh
+        refresh["PercentageComplete"] = 100
+        if refresh["Status"] in ("Successful", "RollbackSuccessful"):
+            group.__dict__["version"] = refresh["before"] if back else refresh["version"]
+
+
+def start_instance_refresh(self: AutoScalingResponse) -> ActionResult:
+    """One at a time (StartInstanceRefresh, InstanceRefreshInProgress)."""
+    name = self._get_param("AutoScalingGroupName")
+    group = self.autoscaling_backend.autoscaling_groups[name]
+    going = [r for r in STATE.refreshes if r["AutoScalingGroupName"] == name and "InProgress" in r["Status"]]
+    if going:
+        raise Fault("InstanceRefreshInProgress", "An Instance Refresh is already in progress")
+    wanted = self._get_param("DesiredConfiguration", {})
+    refresh = {
+        "InstanceRefreshId": f"refresh-{len(STATE.refreshes)}",
+        "AutoScalingGroupName": name,
+        "Status": "InProgress",
+        "StartTime": datetime.now(UTC),
+        "PercentageComplete": 0,
+        "InstancesToUpdate": len(group.instance_states),
+        "DesiredConfiguration": wanted,
+        "Preferences": self._get_param("Preferences", {}),
+        "version": str(wanted["LaunchTemplate"]["Version"]),
+        "before": group.__dict__.get("version", "1"),
+        "until": time.monotonic() + STATE.settle_s,
+    }
+    STATE.refreshes.insert(0, refresh)
+    return ActionResult({"InstanceRefreshId": refresh["InstanceRefreshId"]})
+
+
+def describe_instance_refreshes(self: AutoScalingResponse) -> ActionResult:
+    name = self._get_param("AutoScalingGroupName")
+    advance(self.autoscaling_backend.autoscaling_groups[name])
+    every = [r for r in STATE.refreshes if r["AutoScalingGroupName"] == name]
+    found, token = pages(every, self._get_param("NextToken"))
+    return ActionResult({"InstanceRefreshes": found, "NextToken": token})
+
+
+def rollback_instance_refresh(self: AutoScalingResponse) -> ActionResult:
+    name = self._get_param("AutoScalingGroupName")
+    going = [r for r in STATE.refreshes if r["AutoScalingGroupName"] == name and r["Status"] == "InProgress"]
+    if not going:
+        raise Fault("ActiveInstanceRefreshNotFound", "No in progress or pending Instance Refresh found")
+    going[0] |= {"Status": "RollbackInProgress", "until": time.monotonic() + STATE.settle_s}
+    return ActionResult({"InstanceRefreshId": going[0]["InstanceRefreshId"]})
+
+
+for patched in (
+    describe_auto_scaling_groups, describe_scaling_activities, update_auto_scaling_group, set_desired_capacity,
+    start_instance_refresh, describe_instance_refreshes, rollback_instance_refresh,
+):  # fmt: skip
+    setattr(AutoScalingResponse, patched.__name__, patched)
+
+
+def launch_template(self: Any) -> dict[str, Any] | None:
+    found = was_launch_template.fget(self)
+    return found and {**found, "Version": self.auto_scaling_group.__dict__.get("version", "1")}
+
+
+was_launch_template = InstanceState.__dict__["launch_template"]
+InstanceState.launch_template = property(launch_template)
+
+
+# ---- CloudFront: If-Match is compared, a change is InProgress for a while, a caller reference counts once ----
+
+
+class Precondition(ServiceException):
+    code = "PreconditionFailed"
+
+
+def update_distribution(self: Any, dist_config: Any, _id: str, if_match: str) -> Any:
+    """UpdateDistribution: 412 PreconditionFailed for another ETag than the newest."""
+    if _id in self.distributions and if_match and if_match != self.distributions[_id].etag:
+        raise Precondition("PreconditionFailed", "The request failed because it didn't meet the preconditions")
+    dist, location, _ = was_update_distribution(self, dist_config, _id, if_match)
+    dist.etag = cloudfront.random_id()
+    dist.__dict__["settled_at"] = time.monotonic() + STATE.settle_s
+    return dist, location, dist.etag
+
+
+def create_invalidation(self: Any, dist_id: str, paths: list[str], caller_ref: str) -> Any:
+    """CreateInvalidation: the same reference and paths is the same invalidation; other paths are refused."""
+    for known in self.invalidations.get(dist_id, []):
+        if known.caller_ref == caller_ref:
+            if sorted(known.paths) != sorted(paths):
+                raise Fault("InvalidArgument", "InvalidationBatchAlreadyExists: the caller reference was used")
+            return known
+    made = was_create_invalidation(self, dist_id, paths, caller_ref)
+    made.__dict__["settled_at"] = time.monotonic() + STATE.settle_s
+    return made
+
+
+def settled(going: str, over: str) -> property:
+    def status(self: Any) -> str:
+        return going if time.monotonic() < self.__dict__.get("settled_at", 0.0) else over
+
+    return property(status, lambda _self, _value: None)
+
+
+was_update_distribution = cloudfront.CloudFrontBackend.update_distribution
+cloudfront.CloudFrontBackend.update_distribution = update_distribution
+was_create_invalidation = cloudfront.CloudFrontBackend.create_invalidation
+cloudfront.CloudFrontBackend.create_invalidation = create_invalidation
+cloudfront.Distribution.status = settled("InProgress", "Deployed")
+cloudfront.Invalidation.status = settled("InProgress", "Completed")
+
+
+# ---- Service Quotas ----
+
+
+def get_service_quota(self: Any, service_code: str, quota_code: str) -> dict[str, Any]:
+    if (service_code, quota_code) == ("ec2", "L-1216C47A"):
+        return {"ServiceCode": "ec2", "QuotaCode": quota_code, "QuotaName": "Standard", "Value": STATE.vcpus}
+    return was_quota(self, service_code, quota_code)
+
+
+was_quota, ServiceQuotasBackend.get_service_quota = ServiceQuotasBackend.get_service_quota, get_service_quota
+
+
+# ---- Systems Manager: a command is not there at once, then it runs, then it ends; invocations are listed ----
+
+
+def invocation(command: Any, instance: str) -> dict[str, Any]:
+    age, how = time.monotonic() - command.__dict__.setdefault("at", time.monotonic()), STATE.command
+    status = (
+        "Pending"
+        if age < STATE.settle_s / 2
+        else "InProgress"
+        if age < STATE.settle_s
+        else how.get("status", "Success")
+    )
+    if how.get("lost"):
+        status = "InProgress"
+    over = status not in ("Pending", "InProgress")
+    return {
+        "CommandId": command.command_id,
+        "InstanceId": instance,
+        "Comment": command.comment,
+        "DocumentName": command.document_name,
+        "RequestedDateTime": command.requested_date_time,
+        "Status": status,
+        "StatusDetails": how.get("details", status) if over else status,
+        "ResponseCode": how.get("code", 0) if over else -1,
+        "StandardOutputContent": how.get("stdout", "") if over else "",
+        "StandardErrorContent": how.get("stderr", "") if over else "",
+    }
+
+
+def get_command_invocation(self: SimpleSystemManagerResponse) -> ActionResult:
+    """InvocationDoesNotExist right after SendCommand: the API is eventually consistent."""
+    command = self.ssm_backend.get_command_by_id(self._get_param("CommandId"))
+    asked = command.__dict__["asked"] = command.__dict__.get("asked", 0) + 1
+    instance = self._get_param("InstanceId")
+    if asked == 1 or instance not in command.instance_ids:
+        raise Fault("InvocationDoesNotExist", "An error occurred (InvocationDoesNotExist)")
+    return ActionResult(invocation(command, instance))
+
+
+def list_command_invocations(self: SimpleSystemManagerResponse) -> ActionResult:
+    instance, wanted = self._get_param("InstanceId"), self._get_param("CommandId")
+    every = [
+        invocation(c, i)
+        for c in reversed(self.ssm_backend._commands)
+        for i in c.instance_ids
+        if instance in (None, i) and wanted in (None, c.command_id)
+    ]
+    found, token = pages(every, self._get_param("NextToken"))
+    return ActionResult({"CommandInvocations": found, "NextToken": token})
+
+
+def cancel_command(self: SimpleSystemManagerResponse) -> ActionResult:
+    STATE.command = {"status": "Cancelled", "code": -1}
+    return EmptyResult()
+
+
+for patched in (get_command_invocation, list_command_invocations, cancel_command):
+    setattr(SimpleSystemManagerResponse, patched.__name__, patched)
+
+
+# ---- faults, and the server ----
+
+BASE = "/2020-05-31/distribution/[^/]+"
+PATHS = [
+    (re.compile(f"{BASE}/config"), {"PUT": "UpdateDistribution", "GET": "GetDistributionConfig"}),
+    (re.compile(f"{BASE}/invalidation"), {"POST": "CreateInvalidation", "GET": "ListInvalidations"}),
+    (re.compile(f"{BASE}/invalidation/[^/]+"), {"GET": "GetInvalidation"}),
+    (re.compile(BASE), {"GET": "GetDistribution"}),
+]
+
+
+def operation(environ: dict[str, Any], body: bytes) -> str:
+    target = environ.get("HTTP_X_AMZ_TARGET", "")
+    if target:
+        return target.rpartition(".")[2]
+    if found := parse_qs(body.decode("utf-8", "replace")).get("Action"):
+        return found[0]
+    for pattern, methods in PATHS:
+        if pattern.fullmatch(environ["PATH_INFO"]):
+            return methods.get(environ["REQUEST_METHOD"], "?")
+    return "?"
+
+
+def due(name: str) -> str | None:
+    for fault in STATE.faults:
+        if fault["operation"] == name and fault.get("times", 1) > 0:
+            if fault.get("after", 0) > 0:
+                fault["after"] -= 1
+                continue
+            fault["times"] = fault.get("times", 1) - 1
+            return str(fault["kind"])
+    return None
+
+
+def said(code: str, status: int, environ: dict[str, Any], answer: Any) -> list[bytes]:
+    line = f"{status} {code}"
+    if environ.get("HTTP_X_AMZ_TARGET"):
+        answer(line, [("Content-Type", "application/x-amz-json-1.1")])
+        return [json.dumps({"__type": code, "message": code}).encode()]
+    answer(line, [("Content-Type", "text/xml")])
+    return [
+        f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{code}</Message></Error>"
+        "<RequestId>r</RequestId></ErrorResponse>".encode()
+    ]
+
+
+def control(body: bytes) -> bytes:
+    asked = json.loads(body or b"{}")
+    if asked.get("reset"):
+        STATE.__dict__.update({f.name: getattr(State(), f.name) for f in fields(State)})
+    STATE.__dict__.update(asked.get("set", {}))
+    if "fault" in asked:
+        STATE.faults.append(asked["fault"])
+    return json.dumps({"refreshes": len(STATE.refreshes), "faults": STATE.faults}).encode()
+
+
+def app(moto: Any) -> Any:
+    def strict(environ: dict[str, Any], answer: Any) -> Any:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(body)
+        if environ["PATH_INFO"] == "/strict":
+            answer("200 OK", [("Content-Type", "application/json")])
+            return [control(body)]
+        kind = due(operation(environ, body))
+        if kind == "throttle":
+            return said("Throttling", 400, environ, answer)
+        if kind == "fail":
+            return said("InternalFailure", 500, environ, answer)
+        if kind not in (None, "lose"):
+            return said(str(kind), 400, environ, answer)
+        result = moto(environ, answer)
+        if kind == "lose":
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        return result
+
+    return strict
+
+
+if __name__ == "__main__":
+    moto_app = DomainDispatcherApplication(create_backend_app)
+    run_simple(sys.argv[1], int(sys.argv[2]), app(moto_app), threaded=True, request_handler=MotoRequestHandler)
