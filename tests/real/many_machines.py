@@ -282,6 +282,13 @@ class Machine:
         (pid,) = [p for p, words in found if "prefect worker start" in words and "hostname" not in words]
         os.kill(pid, signal.SIGKILL)
 
+    def kill_serve(self) -> None:
+        """kill -9 ``relight serve``; what it keeps up goes with it."""
+        found = self.processes().items()
+        (pid,) = [p for p, words in found if "relight serve" in words and "hostname" not in words]
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not any("standby" in words for words in self.processes().values()), 10, "nobody watches")
+
     def kill(self) -> None:
         """As a power failure: everything, at once."""
         if self.process is not None:

@@ -104,6 +104,15 @@ class Shop:
         found = self.plant.ask("POST", "task_runs/filter", {"flow_runs": {"id": {"any_": [self.flow_run]}}})
         return {t["name"]: t["state"]["type"] for t in found}
 
+    def retry(self) -> None:
+        """As the UI's button."""
+        state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+        self.plant.ask("POST", f"flow_runs/{self.flow_run}/set_state", {"state": state, "force": True})
+
+    def lease_age_s(self) -> float:
+        query = "SELECT system, extract(epoch FROM clock_timestamp() - written_at) FROM relight_lease"
+        return float(dict(self.plant.sql(query, "relight"))[self.name])
+
     def shown_whole(self) -> None:
         """Prefect has one flow run of it, with every step and the report."""
         until(lambda: self.state() == "COMPLETED", 60, "Prefect shows the end")
@@ -202,6 +211,30 @@ def test_a_machine_and_a_server_are_lost_and_the_other_machine_goes_on(plant: Pl
         assert shop.intents() == {"app": 1, "admin": 1}
     finally:
         plant.api("api2")
+
+
+def test_retry_of_a_flow_run_on_the_other_machine_goes_on_with_its_run(plant: Plant, shop: Shop) -> None:
+    """Nobody watches there: a person presses Retry, before the lease ran out and after."""
+    lost = shop.begin()
+    head = shop.records(lost)[0]
+    heir = shop.other(lost)
+    heir.kill_serve()
+    lost.kill()
+    shop.open()
+    shop.retry()
+    until(lambda: shop.state() in ("FAILED", "COMPLETED"), 60, "the first Retry ends")
+    if shop.state() == "FAILED":  # it was within the ttl
+        assert "already has a run" in shop.plant.ask("GET", f"flow_runs/{shop.flow_run}")["state"]["message"]
+        assert not shop.records(heir)
+        until(lambda: shop.lease_age_s() > TTL_S, 30, "the lease has run out")
+        shop.retry()
+    until(lambda: shop.count(heir, "run_ended"), 60, "the run ends")
+    began = shop.records(heir)[0]
+    assert (began["cause"]["takes_over"], began["roles"]) == (head["run_id"], head["roles"])
+    assert began["incident_started_at"] == head["incident_started_at"]
+    assert shop.records(heir)[-1]["verdict"] == "succeeded"
+    assert shop.intents() == {"app": 1, "admin": 1}
+    until(lambda: shop.state() == "COMPLETED", 60, "Prefect shows the end")
 
 
 def moment(text: str) -> float:
