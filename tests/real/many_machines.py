@@ -165,10 +165,16 @@ class Plant:
         subprocess.run(argv, check=True, capture_output=True, cwd="/", **who)
         options = ("listen_addresses", PG[0]), ("unix_socket_directories", ""), ("fsync", "off"), ("port", str(PG[1]))
         settings = [word for k, v in (*options, ("max_connections", "120")) for word in ("-c", f"{k}={v}")]
+        # all the world is trusted but the role of the leases, whose password is tested with it
+        hba = "host all relight all scram-sha-256\nhost all all all trust\n"
+        (data / "pg_hba.conf").write_text(hba)
         self._run("pg", need("postgres"), "-D", str(data), *settings, cwd="/", **who)
         until(lambda: self.sql("SELECT 1") == [(1,)], 30, "PostgreSQL answers")
-        for name in ("prefect", "relight"):
-            self.sql(f"CREATE DATABASE {name}")
+        self.sql("CREATE DATABASE prefect")
+        (self.folder / "lease_password").write_text("it's a \\ secret\n")
+        where = {"PGHOST": PG[0], "PGPORT": str(PG[1]), "POSTGRES_USER": "postgres"}
+        env = {**os.environ, **where, "LEASE_PASSWORD_FILE": str(self.folder / "lease_password")}
+        subprocess.run(["sh", ROOT / "deployments" / "compose" / "lease-database.sh"], env=env, check=True, timeout=30)
 
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         where = f"host={PG[0]} port={PG[1]} user=postgres dbname={database} connect_timeout=3"

@@ -131,7 +131,12 @@ def shop(plant: Plant, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
     folder = tmp_path / name
     folder.mkdir()
     socket_file = f"{plant.folder}/haproxy/admin.sock"
-    lease = {"provider": "leases.postgresql", "address": f"{PG[0]}:{PG[1]}", "database": "relight", "user": "postgres"}
+    lease = {
+        "provider": "leases.postgresql",
+        "address": f"{PG[0]}:{PG[1]}",
+        "database": "relight",
+        "password": f"file:{plant.folder}/lease_password",
+    }
     (folder / "system.yaml").write_text(
         f"system: {name}\nsites: {{west: {{}}, east: {{}}}}\nobjectives: {{application: {{rto: 10m}}}}\ncomponents:\n"
         f"  lease: {json.dumps({**lease, 'ttl': f'{TTL_S:g}s'})}\n"

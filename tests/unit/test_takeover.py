@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from flows.engine import handover, objectives, standby, takeover
+from flows.engine import handover, objectives, report, standby, takeover
 from flows.engine.takeover import Look, decide
 from tasks.errors import BadInput
 from tasks.leases.protocol import Engine, Held, Mandate
@@ -145,6 +145,12 @@ def test_a_loss_that_was_measured_on_the_lost_machine_is_not_known_here():
     assert objectives.all_met((lost,), {}, {"storage": 0.0})
     counted = {"type": "measured", "rpo": {"database": {"met": True}}}
     assert objectives.all_met((lost, counted), {}, {"database": 0.0})
+
+
+def test_the_report_says_in_whose_place_a_run_goes_on():
+    cause = {"takes_over": "r1", "from": "process 5 on west-1", "step": "at step gate", "lives": "2", "origin": "r1"}
+    assert report.taken_over({"cause": cause}) == {k: cause[k] for k in ("takes_over", "from", "step")}
+    assert report.taken_over({"cause": {"episode": "e"}}) == report.taken_over({}) == {}
 
 
 def test_nobody_watches_a_system_whose_lease_is_on_one_machine(tmp_path):
