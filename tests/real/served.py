@@ -53,7 +53,7 @@ class Toy:
 
     def write(self) -> Toy:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.listeners.append(socket.create_server((ADDRESS, 0)))
+        self.listeners.append(socket.create_server((ADDRESS, 0), backlog=1000))
         port = self.listeners[0].getsockname()[1]
         (self.folder / "system.yaml").write_text(
             f"system: {self.name}\nsites: {{west: {{}}, east: {{}}}}\nobjectives: {{application: {{rto: 10m}}}}\n"
@@ -79,7 +79,12 @@ class Toy:
         return self
 
     def open(self) -> None:
-        self.listeners.append(socket.create_server((ADDRESS, self.gate)))
+        self.listeners.append(socket.create_server((ADDRESS, self.gate), backlog=1000))
+
+    def open_once(self) -> None:
+        """Open it, unless it is."""
+        if not any(one.getsockname()[1] == self.gate for one in self.listeners):
+            self.open()
 
     def shut(self) -> None:
         for listener in self.listeners:

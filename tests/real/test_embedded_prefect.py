@@ -131,10 +131,10 @@ def test_a_runner_that_crashes_takes_nobody_with_it(serve: Serve, toy: Toy, tmp_
         other.shut()
 
 
-def alert(serve: Serve, toy: Toy) -> int:
+def alert(serve: Serve, toy: Toy, name: str = "down") -> int:
     word = secrets.token_hex(6)
     one = {
-        "status": "firing", "labels": {"alertname": "down", "site": "west", "word": word}, "annotations": {},
+        "status": "firing", "labels": {"alertname": name, "site": "west", "word": word}, "annotations": {},
         "startsAt": datetime.now(UTC).isoformat(), "endsAt": "0001-01-01T00:00:00Z", "generatorURL": "",
         "fingerprint": word,
     }  # fmt: skip
@@ -156,14 +156,31 @@ def test_a_run_of_an_alert_is_a_run_of_its_deployment_and_its_crash_stops_no_rec
     assert shown["deployment_id"] == serve.deployment("failover/failover")["id"]
     assert shown["idempotency_key"] == f"relight-{folder.name}"
     os.kill(serve.records(folder)[0]["engine"]["pid"], signal.SIGSEGV)
-    assert alert(serve, module_toy) == 202
-    module_toy.open()
+    assert alert(serve, module_toy, "of-no-rule") == 202
+    until(lambda: "run_resumed" in [r["type"] for r in serve.records(folder)], 60)  # by the supervisor
+    module_toy.open_once()
     until(lambda: serve.records(folder)[-1]["type"] == "run_ended", 60)
     until(lambda: serve.state_of(flow_run)[0] in ("COMPLETED", "FAILED"), 60)
     # and the next alert finds a runner
     before = len(serve.runs(module_toy.folder.name))
     assert alert(serve, module_toy) == 202
     until(lambda: len(serve.runs(module_toy.folder.name)) > before, 60)
+
+
+def test_an_alert_starts_its_run_also_while_prefects_server_hangs(serve: Serve, module_toy: Toy) -> None:
+    module_toy.open_once()
+    before = serve.runs(module_toy.folder.name)
+    server = json.loads((serve.state / "prefect" / "server.json").read_text())["pid"]
+    os.kill(server, signal.SIGSTOP)
+    try:
+        assert alert(serve, module_toy) == 202
+        folder = until(lambda: next((f for f in serve.runs(module_toy.folder.name) if f not in before), None), 60)
+        until(lambda: serve.records(folder)[-1]["type"] == "run_ended", 60)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    until(lambda: json.loads((folder / "window.json").read_text()).get("complete"), 120)
+    flow_run = json.loads((folder / "window.json").read_text())["flow_run_id"]
+    assert serve.state_of(flow_run)[0] in ("COMPLETED", "FAILED")
 
 
 def test_readiness_says_of_each_step_what_is_so(serve: Serve, toy: Toy) -> None:
