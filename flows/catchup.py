@@ -91,7 +91,10 @@ async def flow_run_of(client: PrefectClient, folder: Path, head: Record) -> Flow
             pass  # another server, or one that lost its database
     files = head["files"]
     options = {"system": files["system"], "runbook": files["runbook"], "mode": head["mode"]}
-    begun, key = datetime.fromisoformat(head["at"]), windowfile.key(head["run_id"])
+    begun, key = (
+        datetime.fromisoformat(head["at"]),
+        windowfile.key(head.get("cause", {}).get("origin") or head["run_id"]),
+    )
     offered = await calls.deployment(client, "failover", "failover")
     if offered is not None:
         return await calls.create(client, offered.id, calls.New(flow_run_name(head), key, begun, {"options": options}))

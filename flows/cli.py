@@ -26,8 +26,21 @@ from flows import (
 )
 from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption, VarOption, read_vars
 from flows.engine import abort as abort_request
+from flows.engine import (
+    eventloop,
+    gameday,
+    launch,
+    outlook,
+    places,
+    prefectserver,
+    report,
+    roles,
+    safety,
+    standby,
+    takeover,
+    view,
+)
 from flows.engine import following as tail
-from flows.engine import gameday, launch, outlook, places, prefectserver, report, roles, safety, view
 from flows.engine.findings import InvalidFiles
 from flows.engine.following import EngineThread, follow
 from flows.intake import alertdrill
@@ -208,6 +221,26 @@ def resume(
     Example: `relight resume last`
     """
     _finish(_follow(run_id, offline=offline), as_json=as_json)
+
+
+@app.command("take-over")
+def take_over(
+    system_name: Annotated[str, typer.Argument(metavar="SYSTEM", help="Its name, or its folder.")],
+    lost: Annotated[str, typer.Option("--lost", hidden=True, help="The run that `relight serve` found.")] = "",
+    offline: Annotated[bool, typer.Option("--offline", help="Do not use a Prefect server.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on here with the last run of a system, whose own machine is lost. `relight serve` does it by itself.
+
+    For systems whose lease is in a shared store, which names the run. Refused while its engine lives. The run gets a
+    new id and journal here; sites, waivers and the start of the incident are those of the lost one.
+
+    Example: `relight take-over shop`
+    """
+    request = eventloop.run(standby.request(system_name, lost=bool(lost)))
+    if lost and request.cause[takeover.CAUSE] != lost:
+        raise BadInput(f"the last run of {system_name} is {request.cause[takeover.CAUSE]} now, not {lost}")
+    _finish(_follow(request, offline=offline), as_json=as_json)
 
 
 @app.command()

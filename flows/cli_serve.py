@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows.engine import prefectserver, supervisor
+from flows.engine import prefectserver, standby, supervisor
 from flows.engine.keeping import Kept
 from tasks.errors import BadInput
 
@@ -68,6 +68,10 @@ def serve(
     if receiver:
         command = [sys.executable, "-P", "-c", f"from flows.intake import service; service.main({listen!r}, {named!r})"]
         kept.append(Kept("the receiver of relight serve", command, _say))
+    shared = tuple(str(file) for file in standby.watched(named))
+    if shared:
+        command = [sys.executable, "-P", "-c", f"from flows.engine import standby; standby.main({shared!r})"]
+        kept.append(Kept("the watch over runs of other machines", command, _say))
     for one in kept:
         one.start()
     try:

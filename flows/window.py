@@ -31,7 +31,7 @@ from rich.console import Console
 
 from flows import calls, catchup
 from flows.approval import Forms
-from flows.engine import alive, journal, launch, places, report, windowfile
+from flows.engine import alive, journal, launch, places, report, standby, windowfile
 from flows.engine.following import EngineThread, Followed, JournalTail
 from flows.engine.journal import Record
 from flows.engine.state import FINISHED, fold
@@ -191,9 +191,33 @@ async def run(request: launch.Request) -> report.Report:
     if attached is not None:
         return await show(attached)
     folder = windowfile.run_of(places.state_home(), str(flow_run.id)) or _keyed()
-    if folder is None:
-        return await show(EngineThread(request).start())
+    if folder is not None:
+        return await _again(folder)
+    try:
+        return await show(EngineThread(await _taken_over(request) or request).start())
+    except (LeaseHeld, BadInput):
+        # the watch of ``relight serve`` may have taken it over at the same moment
+        folder = windowfile.run_of(places.state_home(), str(flow_run.id))
+        if folder is None:
+            raise
     return await _again(folder)
+
+
+async def _taken_over(request: launch.Request) -> launch.Request | None:
+    """A flow run that is tried again on another machine than its run's: that run, taken over. None where it had none.
+
+    Raises BadInput where that run has ended, or another one of the system began since: a new one would conclude roles
+    in the middle of a move, or move back what was moved since.
+    """
+    context = FlowRunContext.get()
+    asked = context.flow_run if context is not None else None
+    if asked is None:
+        return None
+    file = places.system_file(request.system)
+    if not standby.watched((str(file),)):
+        return None
+    _, held, _ = await standby.record(file)
+    return standby.for_flow_run(request.system, held, str(asked.id), asked.start_time)
 
 
 def _keyed() -> Path | None:
@@ -208,7 +232,10 @@ def _keyed() -> Path | None:
         return None
     folder = places.state_home() / "runs" / run_id
     if not (folder / "journal.jsonl").exists():
-        raise BadInput(f"this flow run shows run {run_id}, which is not of this machine; nothing was begun")
+        raise BadInput(
+            f"this flow run shows run {run_id}, which is not of this machine; nothing was begun."
+            " If its machine is lost: relight take-over SYSTEM"
+        )
     return folder
 
 
