@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from flows import cli_approve, cli_deploy, cli_intake, cli_prove, cli_read, cli_rules, cli_safety, cli_serve
+from flows import cli_approve, cli_deploy, cli_intake, cli_prove, cli_read, cli_ready, cli_rules, cli_safety, cli_serve
 from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption, VarOption, read_vars
 from flows.engine import abort as abort_request
 from flows.engine import following as tail
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_read.app)
 app.add_typer(cli_prove.app)
+app.add_typer(cli_ready.app)
 app.add_typer(cli_serve.app)
 app.add_typer(cli_safety.app)
 app.add_typer(cli_intake.app)

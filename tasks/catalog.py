@@ -19,10 +19,11 @@ from pydantic import BaseModel
 
 import tasks
 from tasks.contract import Action, Surroundings
+from tasks.readiness import Check
 
 A = TypeVar("A", bound=type[Action])
 
-_NOT_PROVIDERS = {"actions", "protocol", "twin"}
+_NOT_PROVIDERS = {"actions", "protocol", "readiness", "twin"}
 
 
 @runtime_checkable
@@ -93,6 +94,12 @@ def provider(name: str) -> type[Provider]:
         raise KeyError(name)
     found: type[Provider] = importlib.import_module(f"tasks.{name}").PROVIDER
     return found
+
+
+def checks() -> tuple[Check, ...]:
+    """Every check of readiness: ``CHECKS`` of each domain's module ``readiness``, domain by domain."""
+    with_checks = (d for d in domains() if "readiness" in _modules(d))
+    return tuple(c for d in with_checks for c in importlib.import_module(f"tasks.{d}.readiness").CHECKS)
 
 
 def twins(domain: str) -> tuple[tuple[type[Any], type[Any]], ...]:

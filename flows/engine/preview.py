@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -29,7 +30,11 @@ class Preview:
     error: RelightError | None
 
 
-async def observe(request: Request) -> tuple[Ready, Roles, list[Preview]]:
+Around = Callable[[PlannedStep, Roles], contextlib.AbstractContextManager[object]]
+"""What stands around the look at one step: a listener."""
+
+
+async def observe(request: Request, around: Around | None = None) -> tuple[Ready, Roles, list[Preview]]:
     """Observe every step against the live system and change nothing: no lease, no journal, no file."""
     ready = prepare(request.system, request.runbook, request.mode, request.vars)
     ground = Ground()
@@ -37,7 +42,8 @@ async def observe(request: Request) -> tuple[Ready, Roles, list[Preview]]:
     async with ground.providers(ready, clock) as components:
         roles = await resolve(ready.loaded.system, components, request.wish)
         info = run_info(ready.plan, request, "plan", 0, request.incident_started_at or clock.utc())
-        found = await _looked(ready.plan.steps, _Eyes(ready, clock, components, info, roles.by_name, RunState()))
+        eyes = _Eyes(ready, clock, components, info, roles.by_name, RunState())
+        found = await _looked(ready.plan.steps, eyes, lambda step: around(step, roles) if around else _NOTHING)
         return ready, roles, found
 
 
@@ -104,13 +110,21 @@ class _Eyes:
         )
 
 
-async def _looked(steps: tuple[PlannedStep, ...], eyes: _Eyes) -> list[Preview]:
+_NOTHING = contextlib.nullcontext()
+
+
+async def _looked(
+    steps: tuple[PlannedStep, ...],
+    eyes: _Eyes,
+    around: Callable[[PlannedStep], contextlib.AbstractContextManager[object]] = lambda _step: _NOTHING,
+) -> list[Preview]:
     # few at a time: eighteen steps at once would starve each other's probes, and live nodes look silent
     turn = asyncio.Semaphore(3)
 
     async def look(step: PlannedStep) -> Preview:
         async with turn:
-            found = await Attempt(step, eyes.context(step), lambda _seen: None, None).observed()
+            with around(step):  # a context variable of this task alone
+                found = await Attempt(step, eyes.context(step), lambda _seen: None, None).observed()
             return Preview(step, None, found) if isinstance(found, RelightError) else Preview(step, found, None)
 
     return list(await asyncio.gather(*(look(s) for s in steps)))
