@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli_read import JsonOption, ModeOption, SystemOption, VarOption, read_vars
-from flows.engine import eventloop, readiness, readyhistory, system
+from flows.cli_read import FromOption, JsonOption, ModeOption, SystemOption, ToOption, VarOption, read_vars
+from flows.engine import eventloop, launch, readiness, readyhistory, roles, system
+from flows.engine import export as exporting
 from flows.engine.places import system_file
+from tasks.errors import BadInput
 
 app = typer.Typer()
 out = Console(highlight=False, markup=False)
@@ -46,6 +49,32 @@ def ready(
         _show(found)
     if not found.ready:
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(metavar="RUNBOOK", help="A runbook's name, or a path.")],
+    system_name: SystemOption,
+    mode: ModeOption = "forced",
+    leave: FromOption = None,
+    to: ToOption = None,
+    variables: VarOption = None,
+    file: Annotated[Path | None, typer.Option("--out", help="Write it there; default: standard output.")] = None,
+) -> None:
+    """Write the break-glass runbook: numbered commands with resolved addresses, for when relight itself is gone.
+
+    Example: `relight export failover --system lab --out failover-lab.md`
+    """
+    request = launch.Request(system_name, name, mode, roles.Wish(leave, to), vars=read_vars(variables))
+    text = exporting.markdown(eventloop.run(exporting.export(request)))
+    if file is None:
+        print(text, end="")
+        return
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise BadInput(f"cannot write {file}: {e.strerror}") from e
+    out.print(f"{len(exporting.commands_of(text))} commands in {file}", soft_wrap=True)
 
 
 def as_document(found: readiness.Readiness) -> dict[str, object]:

@@ -106,7 +106,7 @@ class _Eyes:
             rpo_s=self.ready.rpo_s,
             earlier=self.state.earlier(),
             intended=self.state.of(step.id).intents,
-            guard=_read_only,
+            guard=read_only,
         )
 
 
@@ -130,7 +130,8 @@ async def _looked(
     return list(await asyncio.gather(*(look(s) for s in steps)))
 
 
-def _read_only() -> None:
+def read_only() -> None:
+    """The guard of whoever only looks. Raises SafetyRefusal."""
     raise SafetyRefusal("this is a look: nothing may be changed")
 
 
