@@ -17,7 +17,7 @@ from flows import cli_approve, cli_deploy, cli_intake, cli_prove, cli_read, cli_
 from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption, VarOption, read_vars
 from flows.engine import abort as abort_request
 from flows.engine import following as tail
-from flows.engine import gameday, launch, outlook, places, prefectserver, report, roles, safety, view
+from flows.engine import gameday, launch, outlook, places, prefectserver, readygate, report, roles, safety, view
 from flows.engine.findings import InvalidFiles
 from flows.engine.following import EngineThread, follow
 from flows.intake import alertdrill
@@ -43,7 +43,7 @@ app.add_typer(cli_rules.app)
 app.add_typer(cli_approve.app)
 app.add_typer(cli_deploy.app)
 
-WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules")
+WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules", readygate.WAIVER)
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)

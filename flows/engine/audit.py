@@ -90,12 +90,17 @@ class Places:
                     for info in await loop.getaddrinfo(host, int(port), type=socket.SOCK_STREAM):
                         self._at[f"{info[4][0]}:{port}"] |= sites
 
-    def site_of(self, address: str) -> str:
-        """Empty where that cannot be told, or it is of several."""
-        found = self._at.get(address) or self._at.get(address.rpartition(":")[0])
-        if not found and " " in address:  # a command line: it is where its target is
-            found = {s for word in address.split() for s in self._at.get(word, ())}
-        return next(iter(found)) if found and len(found) == 1 else ""
+    def sites_of(self, address: str) -> set[str]:
+        """Sites that the settings give this very address; empty where that cannot be told.
+
+        An address of which only the host is known counts where that host is of one site.
+        """
+        if address in self._at:
+            return self._at[address]
+        if " " in address:  # a command line: it is where its target is
+            return {s for word in address.split() for s in self._at.get(word, ())}
+        host = self._at.get(address.rpartition(":")[0].strip("[]"), set())
+        return host if len(host) == 1 else set()
 
     def site_of_region(self, region: str) -> str:
         """Empty where no site, or more than one, is there."""
@@ -129,7 +134,7 @@ class Ears:
 
         def socket_or_command(address: str) -> None:
             self.calls[step.id].add(address)
-            if self.cut and self.places.site_of(address) == self.cut:
+            if self.cut in self.places.sites_of(address):
                 raise TimeoutError(f"{address} is cut off: it is in {self.cut}, as in an outage of it")
 
         def aws(call: Call) -> None:
@@ -161,9 +166,7 @@ async def audit(request: Request, loaded: LoadedSystem) -> Audit:
     ready, roles, free = await preview.observe(request, ears.around)
     leave = roles.by_name["failed"]
     calls = {s.id: tuple(sorted(_told(ears, s.id))) for s in ready.plan.steps}
-    suspects = {
-        s.id for s in ready.plan.steps if not _about(s, roles, leave) and any(f"({leave})" in c for c in calls[s.id])
-    }
+    suspects = {s.id for s in ready.plan.steps if not _about(s, roles, leave) and _there(ears, s.id, leave)}
     findings = _control_planes(ears, leave)
     if suspects:
         cut = Ears(places, cut=leave)
@@ -172,7 +175,7 @@ async def audit(request: Request, loaded: LoadedSystem) -> Audit:
             if before.step.id in suspects and before.error is None and after.error is not None:
                 if isinstance(after.error, NotYet | SafetyRefusal):
                     continue  # it waits for an earlier step, as it should
-                there = ", ".join(c for c in calls[before.step.id] if f"({leave})" in c)
+                there = ", ".join(sorted(_there(ears, before.step.id, leave)))
                 says = f"{before.step.id} needs {there}, in the site that is left"
                 fix = "name the endpoint of the target, or mark the step may_be_gone"
                 findings.append(Finding("dependencies", "failing", says, fix))
@@ -184,10 +187,16 @@ async def audit(request: Request, loaded: LoadedSystem) -> Audit:
 
 def _told(ears: Ears, step: str) -> Iterator[str]:
     for address in ears.calls[step]:
-        yield f"{address} ({ears.places.site_of(address) or 'no site'})"
+        yield f"{address} ({', '.join(sorted(ears.places.sites_of(address))) or 'no site'})"
     for call in ears.aws[step]:
         site = ears.places.site_of_region(call.region)
         yield f"{call.service}:{call.operation} at {call.host}, {call.region} ({site or 'no site'})"
+
+
+def _there(ears: Ears, step: str, leave: str) -> set[str]:
+    """What of the step's calls is in the site that is left."""
+    found = {a for a in ears.calls[step] if leave in ears.places.sites_of(a)}
+    return found | {f"{c.host} ({c.region})" for c in ears.aws[step] if ears.places.site_of_region(c.region) == leave}
 
 
 def _about(step: PlannedStep, roles: Roles, leave: str) -> bool:

@@ -266,7 +266,8 @@ def _news(before: Looked | None, now: Looked) -> bool:
 
 def _tell(name: str, looked: Looked) -> None:
     title = f"{looked.system} is {'ready again' if looked.ready else 'not ready'} for {', '.join(looked.runbooks)}"
-    notify.alert(places.system_file(name).resolve(), title, "\n".join(looked.reasons) or "Nothing is against it.")
+    text = "\n".join(looked.reasons) or "Nothing is against it."
+    notify.alert(places.system_file(name).resolve(), title, text).join(notify.SPAWN_S)
 
 
 def _scores(

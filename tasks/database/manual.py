@@ -11,6 +11,12 @@ from tasks.errors import NotYet
 from tasks.manual import Command, Manual, NoManual, none
 
 Answer = list[Command | NoManual]
+REPOINT = """\
+SELECT format('ALTER SYSTEM SET primary_conninfo = %L', regexp_replace(regexp_replace(setting, '\\mhost=\\S+',
+ 'host={host}'), '\\mport=\\S+', 'port={port}')) FROM pg_settings WHERE name = 'primary_conninfo' \\gexec
+ALTER SYSTEM SET primary_slot_name = '{slot}';
+SELECT pg_reload_conf();"""
+"""psql's own ``\\gexec`` runs what the query made: the rest of the conninfo, and any password in it, is never shown."""
 
 
 @runtime_checkable
@@ -141,16 +147,11 @@ async def follow(action: Any, ctx: Context) -> Answer:
         host, port = database.address_for(node, database.site_of(other))
         slot = database.slot_of(other)
         made = (
-            f"SELECT pg_create_physical_replication_slot('{slot}') WHERE NOT EXISTS"
+            f"SELECT pg_create_physical_replication_slot('{slot}') WHERE NOT EXISTS"  # noqa: S608 - a name of letters
             f" (SELECT FROM pg_replication_slots WHERE slot_name = '{slot}')"
         )
         found.append(Command(database.psql(node, made), f"({slot},) or nothing", f"WAL is kept for {other}."))
-        setting = "regexp_replace(regexp_replace(setting, '\\mhost=\\S+', 'host={}'), '\\mport=\\S+', 'port={}')"
-        change = (
-            f"SELECT format('ALTER SYSTEM SET primary_conninfo = %L', {setting.format(host, port)})"  # noqa: S608 - text for a person; host and port are of the system file
-            " FROM pg_settings WHERE name = 'primary_conninfo' \\gexec\n"
-            f"ALTER SYSTEM SET primary_slot_name = '{slot}';\nSELECT pg_reload_conf();"
-        )
+        change = REPOINT.format(host=host, port=port, slot=slot)
         line = f"{database.psql(other)} <<'SQL'\n{change}\nSQL"
         found.append(
             Command(

@@ -41,7 +41,7 @@ async def route_primary(action: Any, ctx: Context) -> Answer:
         Command(balancer.line(site, f"set server {pool}/{node} state ready") + gone, "(an empty line)"),
         Command(
             balancer.line(site, f"show servers state {pool}") + gone,
-            f"`2 0` behind the address of {node} (up, ready), the others `0 1` (maintenance)",
+            f"{node}, its address, `2 0` or `2 4` (up, ready); the others `0 1` or `0 5` (maintenance)",
         ),
     ]
 
@@ -56,7 +56,12 @@ async def shift(action: Any, ctx: Context) -> Answer:
     mine = [f"set server {pool}/{s.name} state ready" for s in servers if s.site == to]
     rest = [f"set server {pool}/{s.name} state drain" for s in servers if s.site != to and s.admin != "maint"]
     found: Answer = [Command(balancer.line(site, *mine), "(empty lines)", f"Servers of {to} take traffic.")]
-    found.append(Command(balancer.line(site, f"show servers state {pool}"), f"a server of {to} with `2 0`"))
+    found.append(
+        Command(
+            balancer.line(site, f"show servers state {pool}"),
+            f"a server of {to} with `2 0` or `2 4` behind its address (up, ready)",
+        )
+    )
     if rest:
         found.append(Command(balancer.line(site, *rest), "(empty lines)", "Only once one of the others is up."))
     return found

@@ -1,4 +1,4 @@
-"""A change of Route 53 as a person gives it: one batch by the AWS CLI, refused as a whole where the old values moved."""
+"""A change of Route 53 as a person gives it: one batch by the AWS CLI, refused as a whole where the old is not it."""
 
 from __future__ import annotations
 
