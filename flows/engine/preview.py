@@ -19,6 +19,7 @@ from tasks.clock import Clock
 from tasks.contract import Context, Observation, Phase, RunInfo
 from tasks.database.protocol import Database
 from tasks.errors import RelightError, SafetyRefusal
+from tasks.health.actions import ConfirmFailure
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,13 @@ def read_only() -> None:
 
 def unready(previews: list[Preview]) -> list[str]:
     """Why the runbook would not work now: steps that cannot be observed, entry checks that do not hold, a loss above
-    the objective.
+    the objective. That a failure is not confirmed while all is well is none.
     """
     reasons = []
     for p in previews:
         if p.seen is None:
             reasons.append(f"{p.step.id}: {p.error}")
-        elif p.step.phase is Phase.DETECT and not p.seen.holds:
+        elif p.step.phase is Phase.DETECT and not p.seen.holds and not isinstance(p.step.action, ConfirmFailure):
             reasons.append(f"{p.step.id}: {p.seen.summary}")
         elif (p.seen.facts.get("rpo") or {}).get("met") is False:
             reasons.append(f"{p.step.id}: {'; '.join(p.seen.facts['rpo'].get('reasons', ['the RPO would be missed']))}")

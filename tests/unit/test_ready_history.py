@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.engine import audit, readiness, readyfile, readygate, readyhistory
+from flows.engine import audit, eventloop, journal, launch, readiness, readyfile, readygate, readyhistory
 from flows.engine.readyhistory import Drill, Looked
-from flows.engine.roles import Roles
+from flows.engine.roles import Roles, Wish
 from flows.engine.safety import ReadyGate
 from flows.engine.system import check as checked
 from flows.engine.yamlfile import read as read_yaml
@@ -109,6 +109,22 @@ def test_the_gate_warns_by_default_and_refuses_only_where_the_system_asks_for_it
     assert readygate.check(refuse, "toy", "failover", {}, NOW)["ready"] is True
     with pytest.raises(SafetyRefusal, match="is 3h old"):
         readygate.check(refuse, "toy", "failover", {}, NOW + timedelta(hours=3))
+
+
+def test_a_refusal_comes_before_anything_and_a_waiver_is_in_the_journal(tmp_path):
+    (tmp_path / "system.yaml").write_text(
+        "system: toy\nsites: {west: {}, east: {}}\nsafety: {readiness: {unready: refuse}}\n"
+    )
+    step = "{id: look, action: health.tcp, with: {address: '127.0.0.1:1', times: 1}, timeout: 1s, on_failure: continue}"
+    (tmp_path / "failover.yaml").write_text(f"runbook: failover\nsteps:\n  - {step}\n")
+    asked = launch.Request(str(tmp_path), "failover", wish=Wish("west", "east"))
+    with pytest.raises(SafetyRefusal, match="not found ready"):
+        eventloop.run(launch.run(asked))
+    assert not list(tmp_path.glob("runs/*"))
+    eventloop.run(launch.run(replace(asked, waivers={"readiness": "J. Doe"})))
+    (path,) = tmp_path.glob("runs/*/journal.jsonl")
+    head = next(journal.of_type(journal.read(path).records, "run_started"))
+    assert (head["readiness"]["ready"], head["readiness"]["waived"]) == (False, "J. Doe")
 
 
 def test_a_score_is_never_rounded_up_to_well():
