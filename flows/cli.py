@@ -20,6 +20,7 @@ from flows import (
     cli_metrics,
     cli_prove,
     cli_read,
+    cli_ready,
     cli_rules,
     cli_safety,
     cli_serve,
@@ -33,6 +34,7 @@ from flows.engine import (
     outlook,
     places,
     prefectserver,
+    readygate,
     report,
     roles,
     safety,
@@ -58,6 +60,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_read.app)
 app.add_typer(cli_prove.app)
+app.add_typer(cli_ready.app)
 app.add_typer(cli_serve.app)
 app.add_typer(cli_safety.app)
 app.add_typer(cli_intake.app)
@@ -66,7 +69,7 @@ app.add_typer(cli_approve.app)
 app.add_typer(cli_deploy.app)
 app.add_typer(cli_metrics.app)
 
-WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules")
+WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules", readygate.WAIVER)
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)

@@ -34,13 +34,18 @@ async def readiness(options: ReadinessOptions) -> State[Any]:
     """Would the runbooks of a system work now?
 
     Observes **every step of every runbook** against the live system and changes nothing, as `relight ready` does. The
-    table says of each step what is so now. The run fails, with the reasons, when a runbook would not work: a step that
-    cannot be observed, an entry check that does not hold, a loss above the objective.
+    first table says of each step what is so now, the second what every check found and what to do about it, with a
+    score for each objective. The run fails, with the reasons, when a runbook would not work: a step that cannot be
+    observed, an entry check that does not hold, a loss above the objective, a check that fails.
     """
     found = await engine.check(options.system, options.runbooks, options.mode)
     key = catchup.artifact_key("steps", "readiness", found.system.rstrip("/").rpartition("/")[2])
     rows = [asdict(row) for row in found.rows]
-    await acreate_table_artifact(rows, key=key, description="\n".join(found.reasons) or "ready")
+    scores = ", ".join(f"{s.objective} {s.points} of 100" for s in found.scores)
+    said = "\n".join(found.reasons) or "ready"
+    await acreate_table_artifact(rows, key=key, description=said)
+    checks = [asdict(f) for f in found.findings]
+    await acreate_table_artifact(checks, key=f"{key}-checks", description=f"{scores} ({found.trend})\n\n{said}")
     if found.ready:
         return Completed(message=f"ready: {len(found.rows)} steps were looked at")
     return Failed(name="Not ready", message="; ".join(found.reasons))

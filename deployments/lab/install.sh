@@ -25,6 +25,10 @@ need haproxy haproxy
 need pgbouncer pgbouncer
 need bind9 named
 need bind9-utils named-checkconf
+# What a person types of an exported runbook.
+need bind9-dnsutils dig nsupdate
+need socat socat
+need curl curl
 need unbound unbound
 need prometheus prometheus promtool
 need prometheus-alertmanager prometheus-alertmanager amtool

@@ -26,6 +26,7 @@ from flows.engine import (
     leasing,
     notify,
     places,
+    readygate,
     report,
     runbook,
     safety,
@@ -167,6 +168,9 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
         killswitch.check(ready.plan.system)
         run_id = new_run_id(begun, request)
         policy = ready.loaded.system.safety
+        looked = readygate.check(policy.readiness, ready.plan.system, ready.plan.runbook, request.waivers, begun)
+        if looked["at"] and not looked["ready"]:
+            heard.line("readiness", f"it was not found ready: {looked['against']}")
         asked = leasing.Asked(
             ready.plan.system, run_id, clock, policy, request.automatic, 0, ground.elapsed, heard.waiting, ground.held,
             takeover.may_begin(request.takes_over, ready.plan.digest),
@@ -188,7 +192,7 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
             going = _run(ready, info, roles, Live(components, clock, ground.network, turn.lease))
             with contextlib.closing(journal), alive.hold(folder):
                 runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
-                runner.record("run_started", **head)
+                runner.record("run_started", **head, readiness=looked)
                 return await _go(runner, folder, heard, components)
 
 

@@ -11,6 +11,7 @@ database: ``min_pool_size``, ``pool_size`` (a user's), ``max_connections`` (of a
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -23,10 +24,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.contract import Surroundings, in_thread
 from tasks.database._inifile import write_settings
 from tasks.database._reading import one
-from tasks.database._session import Broken, Connection, NoConnection, Server, ask, said
+from tasks.database._session import Broken, Connection, NoConnection, Server, ask, endpoint, said
 from tasks.database._sizes import PoolLimits
 from tasks.database.protocol import RoundTrip
 from tasks.errors import BadInput, EffectUnknown, NotYet, Rejected, RelightError, Unreachable
+from tasks.manual import secret
 from tasks.quantities import Duration
 from tasks.secrets import SecretRef
 from tasks.variables import expand
@@ -72,6 +74,29 @@ class PgBouncer:
 
     async def aclose(self) -> None:
         """Nothing is held open."""
+
+    def psql(self, site: str, statement: str, *, console: bool) -> str:
+        """See ``tasks.database.manual.PoolerByHand``."""
+        host, port = endpoint(expand(self._settings.sites[site]))
+        database = "pgbouncer" if console else self._settings.database
+        words = [
+            "psql",
+            "-h",
+            host,
+            "-p",
+            str(port),
+            "-U",
+            self._settings.user,
+            "-d",
+            database,
+            "-XAt",
+            "-c",
+            statement,
+        ]
+        return f'PGCONNECT_TIMEOUT=2 PGPASSWORD="{secret(self._settings.password)}" {shlex.join(words)}'
+
+    def name_of_database(self) -> str:
+        return self._settings.database
 
     def sites(self) -> tuple[str, ...]:
         return tuple(self._settings.sites)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -13,7 +14,23 @@ STEP = "  - {id: look, action: health.tcp, with: {address: '127.0.0.1:1', times:
 
 
 @pytest.fixture
-def system(tmp_path):
+def told(monkeypatch):
+    """Alerts, instead of a process that sends them."""
+    found = []
+
+    def alert(_system, title, text):
+        found.append((title, text))
+        thread = threading.Thread(target=list)
+        thread.start()
+        return thread
+
+    monkeypatch.setattr(readiness.notify, "alert", alert)
+    return found
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    monkeypatch.setenv("RELIGHT_STATE", str(tmp_path / "state"))
     (tmp_path / "system.yaml").write_text("system: toy\nsites: {west: {}, east: {}}\n")
     (tmp_path / "broken.yaml").write_text("runbook: broken\nsteps: [{id: x, action: no.such}]\n")
     (tmp_path / "failover.yaml").write_text("runbook: failover\nsteps:\n" + STEP)
@@ -25,9 +42,10 @@ def test_every_runbook_of_the_folder_is_one(system):
     assert readiness.runbooks_of(str(system)) == ["broken", "failover"]
 
 
-def test_what_cannot_be_read_or_observed_is_a_reason_each(system):
+def test_what_cannot_be_read_or_observed_is_a_reason_each(system, told):
     found = asyncio.run(readiness.check(str(system)))
     assert not found.ready
+    assert len(told) == 1
     assert [(r.runbook, r.now) for r in found.rows] == [("broken", "cannot be told"), ("failover", "cannot be told")]
     assert "no.such" in found.reasons[0]
     assert found.reasons[1].startswith("failover: ")
