@@ -7,6 +7,7 @@ from typing import Any, Literal
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
@@ -88,6 +89,7 @@ async def _plan(request: launch.Request) -> State[Any]:
     key = catchup.artifact_key("plan", ready.plan.runbook, ready.plan.system)
     text = f"# {title} ({request.mode})\n\n{preview.markdown(previews)}\n\nNothing was changed."
     await acreate_markdown_artifact(text, key=key, description=f"{title}. Nothing was changed.")
+    get_run_logger().info("the plan is on the tab Artifacts; nothing was changed")
     return Completed(message="planned; nothing was changed")
 
 

@@ -121,7 +121,7 @@ def markdown(previews: list[Preview]) -> str:
     rows = ["| step | action | now | would do |", "|---|---|---|---|"]
     for p in previews:
         seen = p.seen.summary if p.seen else f"**cannot be observed:** {p.error}"
-        does = "nothing, it is so already" if p.seen and p.seen.holds else "; ".join(p.seen.changes if p.seen else ())
+        does = "nothing" if p.seen and p.seen.holds else "; ".join(p.seen.changes if p.seen else ())
         cells = (p.step.id, p.step.action.name, seen, does or "-")
         rows.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
     return "\n".join(rows)

@@ -31,6 +31,7 @@ FLAGS = (
 NOT_OURS = (
     "favicon",  # Prefect's pages name icons that its wheel does not have
     ".svg",
+    "(Unprocessable Entity)",  # what Prefect 3.8's page of an artifact without a task run asks the server for
     "GL Driver Message",
     "amplitude",  # what the policy of relight's server stops; see Site.reached
 )
