@@ -17,6 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.flow_runs import apause_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
+from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 from prefect.states import Running
 from pydantic import Field, create_model
@@ -27,6 +28,8 @@ from tasks import tokens
 from tasks.errors import RelightError
 
 POLL_S = 1
+SENT_S = 2.0
+"""How long the form may wait until the log says where it is."""
 HEARD_S = 10.0
 """How long the engine may take to say what it made of an answer, before the form is shown again."""
 LONGER_S = 120
@@ -65,6 +68,8 @@ class Forms:
         async with self._turn:
             if (found := self._asking(step)) is not None:
                 get_run_logger().warning(_where(self.folder.name, found))
+                # a page that is open reads no more of the log once the flow run is paused
+                await asyncio.to_thread(APILogWorker.drain_all, timeout=SENT_S)
             while (found := self._asking(step)) is not None:
                 left_s = (datetime.fromisoformat(found.until) - datetime.now(UTC)).total_seconds()
                 given: Any = await apause_flow_run(
@@ -130,8 +135,8 @@ def form(found: Asking, note: str = "", what: str = "") -> type[RunInput]:
 def _where(run: str, found: Asking) -> str:
     """Where to answer: the newer of Prefect's UIs keeps the form in a menu."""
     return (
-        f"{found.step}: paused, {found.at_least} of {', '.join(found.who)} must say yes. Answer with Resume (in the menu"
-        f" ⋮ at the top right), or in a shell: relight approve {run} --step {found.step} --as NAME"
+        f"{found.step}: paused, {found.at_least} of {', '.join(found.who)} must say yes. Answer with Resume"
+        f" (in the menu ⋮ at the top right), or in a shell: relight approve {run} --step {found.step} --as NAME"
     )
 
 

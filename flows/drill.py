@@ -23,13 +23,17 @@ class DrillOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     fault: Literal["kill-primary", "hang-primary", "site-gone", "none"] = Field(
-        "kill-primary", description="What is broken under load. none: nothing; for a planned switchover (mode graceful)."
+        "kill-primary",
+        description="What is broken under load. none: nothing; for a planned switchover (mode graceful).",
     )
     mode: Literal["forced", "graceful"] = Field(
         "forced", description="forced: recover from the fault. graceful: a planned switchover, with fault none."
     )
     approvals: int = Field(
-        0, ge=0, le=20, description="How many people must say yes, in this UI or by relight approve. 0: nobody is asked."
+        0,
+        ge=0,
+        le=20,
+        description="How many people must say yes, in this UI or by relight approve. 0: nobody is asked.",
     )
     synchronous: bool = Field(
         default=True, description="On: no acknowledged write may be lost. Off: asynchronous, and the loss is counted."

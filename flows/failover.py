@@ -85,7 +85,9 @@ async def failover(options: FailoverOptions) -> State[Any]:
 
 async def _plan(request: launch.Request) -> State[Any]:
     ready, roles, previews = await preview.observe(request)
-    title = f"Plan of {ready.plan.runbook} of {ready.plan.system}, {roles.by_name['failed']} → {roles.by_name['target']}"
+    title = (
+        f"Plan of {ready.plan.runbook} of {ready.plan.system}, {roles.by_name['failed']} → {roles.by_name['target']}"
+    )
     key = catchup.artifact_key("plan", ready.plan.runbook, ready.plan.system)
     text = f"# {title} ({request.mode})\n\n{preview.markdown(previews)}\n\nNothing was changed."
     await acreate_markdown_artifact(text, key=key, description=f"{title}. Nothing was changed.")

@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install")
-
 sys.path.insert(0, str(Path(__file__).parent.parent / "real"))
-from served import RELIGHT, Serve
+from served import RELIGHT, Serve, until
 
 from flows.engine import places
 
 ROOT = Path(__file__).parent.parent.parent
+WAIT_MS = 30_000
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -103,6 +102,11 @@ class Site:
         body = {"flows": {"name": {"any_": [flow]}}}
         return [str(r["id"]) for r in self.serve.post("flow_runs/filter", body)]
 
+    def logged(self, run: str, text: str) -> None:
+        """Wait until the server has a line of the log: Prefect sends them in batches."""
+        body = {"logs": {"flow_run_id": {"any_": [run]}}}
+        until(lambda: any(text in line["message"] for line in self.serve.post("logs/filter", body)), 30)
+
     def watch(self, page: Any) -> None:
         page.on("pageerror", lambda e: self.errors.append(str(e)))
         page.on("console", self._heard)
@@ -158,6 +162,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 def chromium() -> Iterator[Any]:
     if not Path(CHROMIUM).exists():
         pytest.skip(f"{CHROMIUM} is not here: bash deployments/lab/install.sh")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install")
+    playwright.expect.set_options(timeout=WAIT_MS)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=CHROMIUM, headless=True, chromium_sandbox=False, args=list(FLAGS)
@@ -181,7 +187,7 @@ FAILED = pytest.StashKey[bool]()
 def site(request: pytest.FixtureRequest, served: Serve, chromium: Any, shots: Path) -> Iterator[Site]:
     """A new browser profile. After a failure: a last screenshot and a trace (``playwright show-trace``) are kept."""
     context = chromium.new_context(viewport={"width": 1280, "height": 860}, color_scheme="light")
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(WAIT_MS)
     context.tracing.start(screenshots=True, snapshots=True)
     one = Site(served, context.new_page(), shots)
     one.watch(one.page)

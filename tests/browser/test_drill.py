@@ -68,6 +68,8 @@ def test_a_drill_is_started_approved_and_watched_in_the_browser(site: Any) -> No
     site.open(f"runs/flow-run/{run}")
     expect(site.state()).to_have_text("Paused", timeout=RUN_S)
     page = site.page
+    site.logged(run, "Answer with Resume")
+    site.open(f"runs/flow-run/{run}?tab=Logs")
     expect(page.get_by_text("Answer with Resume (in the menu ⋮ at the top right)")).to_be_visible()
     site.shot("paused")
     dialog = site.resume()
@@ -110,7 +112,7 @@ def _artifacts(site: Any) -> None:
     for card, texts in (
         ("failover-lab-rto", ("application", "database", "storage", "15m")),
         ("failover-lab-report", ("failover of lab: succeeded", "What the clients saw", "approved by alice")),
-        ("failover-lab-progress", ("100%",)),
+        ("failover-lab-progress", ("failover of lab: west → east",)),
     ):
         here = page.url
         site.card(card).click()
