@@ -84,7 +84,7 @@ def test_a_drill_is_started_approved_and_watched_in_the_browser(site: Any) -> No
     site.choose("Name", "alice", dialog)
     dialog.get_by_role("textbox", name="Comment").fill("game day, as announced")
     site.shot("approval")
-    dialog.get_by_role("button", name="Resume").click()
+    site.submit(dialog, "Resume")
 
     expect(site.state()).to_have_text("Completed", timeout=RUN_S)
     site.open(f"runs/flow-run/{run}?tab=TaskRuns")
