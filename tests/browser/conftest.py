@@ -103,18 +103,22 @@ class Site:
         body = {"flows": {"name": {"any_": [flow]}}}
         return [str(r["id"]) for r in self.serve.post("flow_runs/filter", body)]
 
-    def submit(self, dialog: Any, button: str) -> None:
-        """Press until it is taken: Prefect 3.8's form holds what it refused against the next press, until it has looked
-        at the fields again.
+    def submit(self, form: Any, button: str) -> None:
+        """Press until it is taken and the form is gone, as a person would.
+
+        Prefect's server answers 503 while SQLite is busy, and its newer UI's dialog holds what it refused against the
+        next press until it has looked at the fields again.
         """
-        from playwright.sync_api import TimeoutError as Late  # noqa: PLC0415 - skipped, not broken, where it is missing
+        from playwright.sync_api import Error  # noqa: PLC0415 - skipped, not broken, where it is missing
+
+        pressed = form.get_by_role("button", name=button, exact=True)
 
         def taken() -> bool:
-            if dialog.is_visible():
-                with contextlib.suppress(Late):  # it went away meanwhile
-                    dialog.get_by_role("button", name=button).click(timeout=2000)
-            self.page.wait_for_timeout(500)  # the driver's own clock: its events come in only while it waits
-            return not dialog.is_visible()
+            with contextlib.suppress(Error):  # it went away meanwhile
+                pressed.click(timeout=2000)
+            with contextlib.suppress(Error):
+                pressed.wait_for(state="hidden", timeout=5000)
+            return bool(pressed.is_hidden())
 
         until(taken, 60)
 

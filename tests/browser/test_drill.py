@@ -37,8 +37,7 @@ def test_the_plan_of_a_failover_changes_nothing(site: Any) -> None:
     site.shot("plan-refused")
     assert site.runs("failover") == before
     approvals.fill("0")
-    form.get_by_role("button", name="Submit").click()
-    site.page.wait_for_url(re.compile(r"/deployment/[^/]+\?"))
+    site.submit(form, "Submit")
     run = site.started("failover", set(before))
     site.open(f"runs/flow-run/{run}")
     expect(site.state()).to_have_text("Completed", timeout=RUN_S)
@@ -61,8 +60,7 @@ def test_a_drill_is_started_approved_and_watched_in_the_browser(site: Any) -> No
     expect(form.get_by_role("switch", name="Synchronous")).to_be_checked()
     form.get_by_role("spinbutton", name="Approvals").fill("1")
     site.shot("drill-form")
-    form.get_by_role("button", name="Submit").click()
-    site.page.wait_for_url(re.compile(r"/deployment/[^/]+\?"))
+    site.submit(form, "Submit")
     run = site.started("drill", set())
 
     site.open(f"runs/flow-run/{run}")
