@@ -31,6 +31,8 @@ FLAGS = (
 NOT_OURS = (
     "favicon",  # Prefect's pages name icons that its wheel does not have
     ".svg",
+    "(Service Unavailable)",  # SQLite is busy; pressed again (Site.submit)
+    "Unknown error while creating flow run",  # what the page says of that
     "(Unprocessable Entity)",  # what Prefect 3.8's page of an artifact without a task run asks the server for
     "GL Driver Message",
     "amplitude",  # what the policy of relight's server stops; see Site.reached
