@@ -16,6 +16,8 @@ from typing import Any, Literal
 from prefect.client.orchestration import get_client
 from prefect.flow_runs import apause_flow_run
 from prefect.input import RunInput
+from prefect.logging import get_run_logger
+from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 from prefect.states import Running
 from pydantic import Field, create_model
@@ -26,6 +28,8 @@ from tasks import tokens
 from tasks.errors import RelightError
 
 POLL_S = 1
+SENT_S = 2.0
+"""How long the form may wait until the log says where it is."""
 HEARD_S = 10.0
 """How long the engine may take to say what it made of an answer, before the form is shown again."""
 LONGER_S = 120
@@ -62,10 +66,14 @@ class Forms:
     async def _show(self, step: str) -> None:
         note = ""
         async with self._turn:
+            if (found := self._asking(step)) is not None:
+                get_run_logger().warning(_where(self.folder.name, found))
+                # a page that is open reads no more of the log once the flow run is paused
+                await asyncio.to_thread(APILogWorker.drain_all, timeout=SENT_S)
             while (found := self._asking(step)) is not None:
                 left_s = (datetime.fromisoformat(found.until) - datetime.now(UTC)).total_seconds()
                 given: Any = await apause_flow_run(
-                    wait_for_input=form(found, note),
+                    wait_for_input=form(found, note, self._what()),
                     timeout=int(max(0.0, left_s)) + LONGER_S,
                     poll_interval=POLL_S,
                     key=f"{step}-{secrets.token_hex(4)}",
@@ -75,6 +83,12 @@ class Forms:
     def _asking(self, step: str) -> Asking | None:
         records = journal.read(self.folder / "journal.jsonl").records
         return next((a for a in asking.open_now(records) if a.step == step), None)
+
+    def _what(self) -> str:
+        """What people say yes to."""
+        head = journal.read(self.folder / "journal.jsonl").records[0]
+        moved = f"{head['roles'].get('failed')} → {head['roles'].get('target')}"
+        return f"{head['runbook']} of {head['system']}, {moved} ({head['mode']})"
 
     async def _handed_in(self, found: Asking, given: Any) -> str:
         """Why what was ``given`` does not count; empty where it does, or where that is not known yet."""
@@ -96,12 +110,17 @@ class Forms:
         return ""
 
 
-def form(found: Asking, note: str = "") -> type[RunInput]:
-    """What the UI shows: the figures as Markdown, and fields that fit what counts here."""
-    lines = asking.lines(found, datetime.now(UTC))
-    text = "\n".join((f"### {found.step}: people must decide", *(f"- {line}" for line in lines)))
+def form(found: Asking, note: str = "", what: str = "") -> type[RunInput]:
+    """What the UI shows: the figures as Markdown, and fields that fit what counts here. It is written once and read
+    for as long as it is open, so its times are those of the clock.
+    """
+    lines = asking.lines(found, None)
+    text = "\n".join((f"### {what or found.step}: yes or no?", "", *(f"- {line}" for line in lines)))
     fields: dict[str, Any] = {
-        "decision": (Literal["approve", "reject"], Field(description="reject ends the run as refused.")),
+        "decision": (
+            Literal["approve", "reject"],
+            Field(description="approve: the run goes on at once. reject: it ends as refused."),
+        ),
         # a drop-down of those who may; who else is named is refused by the server already
         "name": (Literal[found.who], Field(description="Who you are.")),
         "comment": (str, Field(default="", max_length=tokens.MOST_WHY, description="Recorded with the answer.")),
@@ -110,7 +129,15 @@ def form(found: Asking, note: str = "") -> type[RunInput]:
         how = "What you signed: relight approve RUN --step STEP --as NAME --sign. Never the secret itself."
         fields["token"] = (str, Field(pattern=r"^\s*relight1\.", max_length=tokens.MOST_TOKEN, description=how))
     shown: type[RunInput] = create_model("Approval", __base__=RunInput, **fields)
-    return shown.with_initial_data(description=f"{text}\n\n**{note}**" if note else text)
+    return shown.with_initial_data(description=f"**Your answer does not count: {note}**\n\n{text}" if note else text)
+
+
+def _where(run: str, found: Asking) -> str:
+    """Where to answer: the newer of Prefect's UIs keeps the form in a menu."""
+    return (
+        f"{found.step}: paused, {found.at_least} of {', '.join(found.who)} must say yes. Answer with Resume"
+        f" (in the menu ⋮ at the top right), or in a shell: relight approve {run} --step {found.step} --as NAME"
+    )
 
 
 def answer_of(run: str, found: Asking, given: Any, now: datetime) -> tuple[dict[str, Any], str]:

@@ -29,6 +29,7 @@ from flows.engine import alive, journal, report, windowfile
 from flows.engine.journal import Record, of_type
 from flows.engine.state import StepState, fold
 from flows.engine.windowfile import Window
+from tasks.step import ended
 
 SETTLE_S = 10.0
 """How long the server may take to record the events it was sent."""
@@ -61,12 +62,18 @@ def rto_artifact(result: report.Report) -> tuple[str, list[dict[str, Any]], str]
         }
         for component, o in result.objectives.items()
     ]
-    return artifact_key("rto", result.runbook, result.system), rows, "Recovery time objectives"
+    # the cards of the UI show only the description: it has to answer by itself
+    told = [f"{row['component']} {row['actual']} of {row['objective']}: {row['verdict']}" for row in rows]
+    all_ = "All met" if all(o.met for o in result.objectives.values()) else "Missed"  # first, since cards cut it off
+    return artifact_key("rto", result.runbook, result.system), rows, f"{all_}: " + "; ".join(told)
 
 
 def report_artifact(result: report.Report) -> tuple[str, str, str]:
     """Key, Markdown and description."""
-    return artifact_key("report", result.runbook, result.system), report.markdown(result), result.verdict
+    moved = f"{result.roles.get('failed')} → {result.roles.get('target')}"
+    told = f"{result.runbook} of {result.system}, {moved}: {result.verdict.replace('_', ' ')}"
+    told += f". Why: {result.reason}" if result.reason else ""
+    return artifact_key("report", result.runbook, result.system), report.markdown(result), told
 
 
 def final_state(result: report.Report, afterwards: str = "") -> State[Any]:
@@ -209,7 +216,7 @@ def _step_state(step: StepState) -> State[Any]:
         return Failed(message="interrupted: the run stopped here; it can be resumed")
     if step.outcome in BAD:
         return Failed(message=f"{step.outcome}: {step.summary}")
-    return Completed(name=step.outcome.capitalize(), message=step.summary)
+    return ended(step.outcome, step.summary)
 
 
 def _events(run: FlowRun, step_id: str, action: str, step: StepState, now: State[Any] | None) -> list[Event]:

@@ -9,10 +9,9 @@ from typing import Any, Literal
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from flows import window
+from flows import catchup, window
 from flows.engine import gameday, launch, report
 from flows.engine.following import EngineThread
 from flows.offers import Offer
@@ -24,12 +23,31 @@ class DrillOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     fault: Literal["kill-primary", "hang-primary", "site-gone", "none"] = Field(
-        "kill-primary", description="What is broken under load; none for a planned switchover."
+        "kill-primary",
+        description="What is broken under load. none: nothing; for a planned switchover (mode graceful).",
     )
-    mode: Literal["forced", "graceful"] = Field("forced", description="graceful goes with fault none.")
-    synchronous: bool = Field(default=True, description="Synchronous replication: no acknowledged write may be lost.")
-    approvals: int = Field(0, ge=0, le=20, description="How many people must say yes; 0: nobody is asked.")
-    keep: bool = Field(default=False, description="Leave the lab running afterwards, to look around.")
+    mode: Literal["forced", "graceful"] = Field(
+        "forced", description="forced: recover from the fault. graceful: a planned switchover, with fault none."
+    )
+    approvals: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="How many people must say yes, in this UI or by relight approve. 0: nobody is asked.",
+    )
+    synchronous: bool = Field(
+        default=True, description="On: no acknowledged write may be lost. Off: asynchronous, and the loss is counted."
+    )
+    keep: bool = Field(default=False, description="On: leave the lab running afterwards, to look around.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> DrillOptions:
+        if (self.fault == "none") != (self.mode == "graceful"):
+            raise ValueError(
+                f"fault {self.fault} does not go with mode {self.mode}: choose mode graceful with fault none, or mode"
+                " forced with a fault"
+            )
+        return self
 
 
 @flow(name="drill", flow_run_name="drill-{options.fault}", persist_result=False)
@@ -53,7 +71,7 @@ async def drill(options: DrillOptions) -> State[Any]:
     )
     result = await asyncio.to_thread(gameday.drill, asked, follow, logger.info)
     await window.artifacts(result)
-    return Completed(message=result.verdict) if result.exit_code == 0 else Failed(message=result.reason)
+    return catchup.final_state(result)
 
 
 OFFERED = (Offer(drill, DrillOptions),)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows import catchup, window
 from flows.engine import failback as engine
-from flows.engine import handover, launch, report
+from flows.engine import handover, launch, preview, report
 from flows.offers import Offer
 from tasks.errors import SafetyRefusal
 
@@ -107,13 +107,10 @@ async def _plan(asked: engine.Failback) -> State[Any]:
     found = await asyncio.to_thread(engine.plan, asked)
     lines = [f"# Plan of a failback of {asked.system}"]
     for book, previews in found.items():
-        lines += [f"\n## {book}\n"]
-        lines += [
-            f"- **{p.step.id}** ({p.step.action.name}): {p.seen.summary if p.seen else p.error}" for p in previews
-        ]
+        lines += [f"\n## {book}\n", preview.markdown(previews)]
     lines.append("\nNothing was changed.")
     key = catchup.artifact_key("plan", "failback", asked.system.rstrip("/").rpartition("/")[2])
-    await acreate_markdown_artifact("\n".join(lines), key=key)
+    await acreate_markdown_artifact("\n".join(lines), key=key, description=f"{lines[0][2:]}. Nothing was changed.")
     return Completed(message="planned; nothing was changed")
 
 

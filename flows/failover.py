@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
@@ -85,9 +85,13 @@ async def failover(options: FailoverOptions) -> State[Any]:
 
 async def _plan(request: launch.Request) -> State[Any]:
     ready, roles, previews = await preview.observe(request)
-    lines = [f"- **{p.step.id}** ({p.step.action.name}): {p.seen.summary if p.seen else p.error}" for p in previews]
-    text = "\n".join((f"# Plan of {request.runbook}", json.dumps(dict(roles.by_name)), *lines, "Nothing was changed."))
-    await acreate_markdown_artifact(text, key=f"{ready.plan.runbook}-{ready.plan.system}-plan")
+    title = (
+        f"Plan of {ready.plan.runbook} of {ready.plan.system}, {roles.by_name['failed']} → {roles.by_name['target']}"
+    )
+    key = catchup.artifact_key("plan", ready.plan.runbook, ready.plan.system)
+    text = f"# {title} ({request.mode})\n\n{preview.markdown(previews)}\n\nNothing was changed."
+    await acreate_markdown_artifact(text, key=key, description=f"{title}. Nothing was changed.")
+    get_run_logger().info("the plan is on the tab Artifacts; nothing was changed")
     return Completed(message="planned; nothing was changed")
 
 

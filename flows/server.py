@@ -49,7 +49,11 @@ def _serve(folder: Path, port: int) -> None:
                 prefectserver.note(folder, port)
 
     app = create_app(final=True)  # type: ignore[no-untyped-call, unused-ignore]
-    Server(uvicorn.Config(app, host=prefectserver.HOST, port=port, log_level="warning", timeout_keep_alive=5)).run()
+    headers = [("Content-Security-Policy", prefectserver.policy(port))]
+    config = uvicorn.Config(
+        app, host=prefectserver.HOST, port=port, log_level="warning", timeout_keep_alive=5, headers=headers
+    )
+    Server(config).run()
 
 
 def _to_log(path: Path) -> None:

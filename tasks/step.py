@@ -14,7 +14,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
 
 class StepFailed(Exception):
@@ -56,4 +56,10 @@ async def step(run_id: str, step_id: str) -> State[Any]:
             continue
         if record["outcome"] in ("failed", "unknown", "undo_failed"):
             raise StepFailed(f"{record['outcome']}: {record['summary']}")
-        return Completed(name=record["outcome"].capitalize(), message=record["summary"])
+        return ended(record["outcome"], record["summary"])
+
+
+def ended(outcome: str, summary: str) -> State[Any]:
+    """How a step that did not fail is shown. One that was skipped did not happen, so it must not be green."""
+    kind = Cancelled if outcome == "skipped" else Completed
+    return kind(name=outcome.capitalize(), message=summary)

@@ -38,6 +38,8 @@ need rclone rclone
 # Caches, for the tests of tasks/cache.
 need redis-server redis-server
 need varnish varnishd
+# For the tests of what people see (tests/browser), driven by Playwright.
+need chromium chromium
 node_major() { node --version 2>/dev/null | sed -E 's/^v([0-9]+).*/\1/' || true; }
 major=$(node_major)
 if [[ ${major:-0} -lt 18 ]]; then missing+=(nodejs npm); elif ! command -v npm >/dev/null; then missing+=(npm); fi

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from flows.engine.journal import Record
@@ -72,21 +72,17 @@ def judged(records: Iterable[Record], step: str, digest: str) -> Record | None:
     return found[-1] if found else None
 
 
-def lines(asking: Asking, now: datetime) -> list[str]:
-    """The figures that matter, in words, at ``now``."""
+def lines(asking: Asking, now: datetime | None) -> list[str]:
+    """The figures that matter, in words, at ``now``; None: by the clock, for what is read later than it is written."""
     figures, asked_at = asking.figures, datetime.fromisoformat(asking.asked_at)
-    passed_s = (now - asked_at).total_seconds()
-    open_s = (datetime.fromisoformat(asking.until) - now).total_seconds()
     said = f"; {', '.join(asking.yes)} said yes" if asking.yes else ""
-    late = f"{show_duration(open_s)} left to answer" if open_s > 0 else "the time to answer is over"
+    late = _time_to(datetime.fromisoformat(asking.until), now)
     out = [f"{asking.at_least} of {', '.join(asking.who)} must say yes{said}; {late}, then it is refused"]
     loss = figures.get("loss")
     if loss:
         out.append(f"loss of {loss['component']} (at {asked_at:%H:%M:%S} UTC): {loss['text']}")
     for component, left_s in figures.get("left_s", {}).items():
-        rest_s = left_s - passed_s
-        told = f"{show_duration(rest_s)} left" if rest_s >= 0 else f"missed {show_duration(-rest_s)} ago"
-        out.append(f"objective of {component}: {told}")
+        out.append(f"objective of {component}: {_left(asked_at + timedelta(seconds=left_s), now)}")
     back = ", ".join(figures.get("would_undo", ())) or "nothing, since nothing was changed yet"
     stays = figures.get("would_stay", ())
     out.append(f"an abort would put back: {back}" + (f"; would stay: {', '.join(stays)}" if stays else ""))
@@ -96,3 +92,17 @@ def lines(asking: Asking, now: datetime) -> list[str]:
         last = asking.refused[-1]
         out.append(f"the last answer does not count ({last['by']}): {last['against']}")
     return out
+
+
+def _time_to(until: datetime, now: datetime | None) -> str:
+    if now is None:
+        return f"open until {until:%H:%M:%S} UTC"
+    open_s = (until - now).total_seconds()
+    return f"{show_duration(open_s)} left to answer" if open_s > 0 else "the time to answer is over"
+
+
+def _left(deadline: datetime, now: datetime | None) -> str:
+    if now is None:
+        return f"to be met by {deadline:%H:%M:%S} UTC"
+    rest_s = (deadline - now).total_seconds()
+    return f"{show_duration(rest_s)} left" if rest_s >= 0 else f"missed {show_duration(-rest_s)} ago"

@@ -143,9 +143,19 @@ def settings(folder: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_UI_API_URL": url_of(port),
         "PREFECT_UI_STATIC_DIRECTORY": str(folder / "ui"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "DO_NOT_TRACK": "1",
     }
+
+
+def policy(port: int) -> str:
+    """A Content-Security-Policy for the UI: its pages may talk to this server and nowhere else.
+
+    Prefect 3.8's newer UI asks amplitude.com for the settings of its telemetry at every page, also where analytics are
+    off. (CSP Level 3, connect-src; the API's address is named since people may open the UI as localhost.)
+    """
+    return f"connect-src 'self' data: blob: http://{HOST}:{port} ws://{HOST}:{port}"
 
 
 def prepare(folder: Path) -> None:

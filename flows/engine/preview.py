@@ -131,6 +131,17 @@ async def _looked(
     return list(await asyncio.gather(*(look(s) for s in steps)))
 
 
+def markdown(previews: list[Preview]) -> str:
+    """A table: of each step what would be done, or why that cannot be told."""
+    rows = ["| step | action | now | would do |", "|---|---|---|---|"]
+    for p in previews:
+        seen = p.seen.summary if p.seen else f"**cannot be observed:** {p.error}"
+        does = "nothing" if p.seen and p.seen.holds else "; ".join(p.seen.changes if p.seen else ())
+        cells = (p.step.id, p.step.action.name, seen, does or "-")
+        rows.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
+    return "\n".join(rows)
+
+
 def read_only() -> None:
     """The guard of whoever only looks. Raises SafetyRefusal."""
     raise SafetyRefusal("this is a look: nothing may be changed")

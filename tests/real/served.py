@@ -97,6 +97,8 @@ class Serve:
 
     state: Path
     words: tuple[str, ...] = ()
+    folder: Path | None = None
+    more: dict[str, str] = field(default_factory=dict)
     log: Path = field(init=False)
     process: subprocess.Popen[bytes] | None = None
 
@@ -107,18 +109,28 @@ class Serve:
     @property
     def env(self) -> dict[str, str]:
         env = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
-        return {**env, "RELIGHT_STATE": str(self.state), "PREFECT_HOME": str(self.state / "nothing-configured")}
+        return {**env, **self.more, "RELIGHT_STATE": str(self.state), "PREFECT_HOME": str(self.state / "none")}
 
     def start(self, *, ready: bool = True) -> Serve:
         command = [RELIGHT, "serve", "--listen", f"{ADDRESS}:{free_port()}", *self.words]
         self.listen = command[3]
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                command, env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                command,
+                env=self.env,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
         if ready:
-            until(lambda: "Prefect UI" in self.said() or self.process.poll() is not None, 120)
+            self.ready()
         return self
+
+    def ready(self) -> None:
+        """Wait until the deployments are offered, or the command ended."""
+        until(lambda: "Prefect UI" in self.said() or self.process is None or self.process.poll() is not None, 120)
 
     def said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""

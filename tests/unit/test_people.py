@@ -252,6 +252,10 @@ def test_figures_are_shown_before_the_decision(kit, tmp_path):
     said = asking.lines(open_, kit.EPOCH + timedelta(seconds=40))
     assert "objective of app: 1m left" in said
     assert "an abort would put back: first" in said
+    # a form stands for as long as it is open, so its times are the clock's
+    standing = asking.lines(open_, None)
+    assert "objective of app: to be met by 12:01:40 UTC" in standing
+    assert not [line for line in standing if "left" in line or "ago" in line]
     assert asking.open_now(played.records) == ()
 
 

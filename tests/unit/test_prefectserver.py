@@ -113,3 +113,7 @@ def test_it_is_bound_to_loopback_and_tells_nobody(tmp_path):
     assert found["PREFECT_SERVER_UI_API_URL"] == "http://127.0.0.1:4201/api"
     assert found["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert found["PREFECT_HOME"] == str(tmp_path)
+    assert found["PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT"] == "false"
+    assert prefectserver.policy(4201) == (
+        "connect-src 'self' data: blob: http://127.0.0.1:4201 ws://127.0.0.1:4201"  # no other host, no wildcard
+    )

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from flows.engine import readiness
+from flows.engine import launch, preview, readiness
+from tasks.contract import Observation
 from tasks.errors import BadInput
 
 STEP = "  - {id: look, action: health.tcp, with: {address: '127.0.0.1:1', times: 1}, timeout: 2s}\n"
@@ -54,3 +55,17 @@ def test_what_cannot_be_read_or_observed_is_a_reason_each(system, told):
 def test_a_system_that_there_is_not_is_an_error():
     with pytest.raises(BadInput, match="no system 'nowhere'"):
         asyncio.run(readiness.check("nowhere"))
+
+
+def test_a_plan_is_a_table_that_says_what_cannot_be_told(system):
+    step = launch.prepare(str(system), "failover", "forced").plan.steps[0]
+    found = [
+        preview.Preview(step, Observation(holds=True, summary="a | b"), None),
+        preview.Preview(step, Observation(holds=False, summary="closed", changes=("open it", "lock it")), None),
+        preview.Preview(step, None, BadInput("no such\nthing")),
+    ]
+    assert preview.markdown(found).splitlines()[2:] == [
+        "| look | health.tcp | a \\| b | nothing |",
+        "| look | health.tcp | closed | open it; lock it |",
+        "| look | health.tcp | **cannot be observed:** no such thing | - |",
+    ]

@@ -85,3 +85,17 @@ def test_a_failover_that_asks_survives_a_crash_at_every_record():
     early = calm.trace[asked + 1]
     story = prove.play(case, (prove.Deviation(early.at, "abort"),), calm.end)
     assert (story.verdict, story.violations) == ("undone", [])
+
+
+def test_nothing_of_a_failover_that_asks_begins_before_the_answer():
+    """Also what changes nothing for the worse: its time-out would run out while people think."""
+    ready = launch.prepare("lab", "failover", "forced", {"approvals": "1"})
+    before = {s.id for s in ready.plan.steps} - _after("approve", ready.plan)
+    assert before == {"detect", "approve"}
+
+
+def _after(step, plan):
+    found = {step}
+    while more := {s.id for s in plan.steps if found & set(s.needs)} - found:
+        found |= more
+    return found - {step}
