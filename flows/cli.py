@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from flows import cli_approve, cli_intake, cli_prove, cli_read, cli_rules, cli_safety, cli_serve
+from flows import cli_approve, cli_intake, cli_metrics, cli_prove, cli_read, cli_rules, cli_safety, cli_serve
 from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption, VarOption, read_vars
 from flows.engine import abort as abort_request
 from flows.engine import following as tail
@@ -40,6 +40,7 @@ app.add_typer(cli_safety.app)
 app.add_typer(cli_intake.app)
 app.add_typer(cli_rules.app)
 app.add_typer(cli_approve.app)
+app.add_typer(cli_metrics.app)
 
 WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules")
 

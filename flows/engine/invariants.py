@@ -131,6 +131,7 @@ class Rules:
             },
             "held": sorted(world.paused - world.down),
             "buckets": {s: b.source for s, b in world.buckets.items()},
+            "sizes": {**world.autovacuum, **{s: str(p) for s, p in world.pools.items() if s not in world.down}},
         }  # fmt: skip
 
     async def serves(self) -> bool:

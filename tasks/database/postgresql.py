@@ -12,10 +12,11 @@ from pydantic import BaseModel
 
 from tasks.database._nodes import PostgresSettings
 from tasks.database._replicating import Replicating
+from tasks.database._vacuuming import Vacuuming
 
 
-class PostgreSql(Replicating):
-    """Fulfils every Protocol of ``tasks.database.protocol`` but ``Pooler``."""
+class PostgreSql(Replicating, Vacuuming):
+    """Fulfils every Protocol of ``tasks.database.protocol`` but ``Pooler``, and ``tasks.database._sizes.Vacuumed``."""
 
     Settings: ClassVar[type[BaseModel]] = PostgresSettings
 
