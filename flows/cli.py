@@ -13,11 +13,21 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from flows import cli_approve, cli_intake, cli_metrics, cli_prove, cli_read, cli_rules, cli_safety, cli_serve
+from flows import (
+    cli_approve,
+    cli_deploy,
+    cli_intake,
+    cli_metrics,
+    cli_prove,
+    cli_read,
+    cli_rules,
+    cli_safety,
+    cli_serve,
+)
 from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption, VarOption, read_vars
 from flows.engine import abort as abort_request
 from flows.engine import following as tail
-from flows.engine import gameday, launch, outlook, places, report, roles, safety, view
+from flows.engine import gameday, launch, outlook, places, prefectserver, report, roles, safety, view
 from flows.engine.findings import InvalidFiles
 from flows.engine.following import EngineThread, follow
 from flows.intake import alertdrill
@@ -41,6 +51,7 @@ app.add_typer(cli_intake.app)
 app.add_typer(cli_rules.app)
 app.add_typer(cli_approve.app)
 app.add_typer(cli_metrics.app)
+app.add_typer(cli_deploy.app)
 
 WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules")
 
@@ -156,7 +167,7 @@ def _time(text: str | None) -> datetime | None:
 
 def _follow(request: launch.Request | str, *, offline: bool) -> report.Report:
     """Run (or resume, given a run id) with live progress; in Prefect's window too when a server is configured."""
-    window = _window if not offline and os.environ.get("PREFECT_API_URL") else None
+    window = _window if not offline and prefectserver.adopt() else None
     if window:
         # the terminal shows the run itself; Prefect's own log lines go to its server only
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
