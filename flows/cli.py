@@ -20,6 +20,7 @@ from flows import (
     cli_metrics,
     cli_prove,
     cli_read,
+    cli_review,
     cli_rules,
     cli_safety,
     cli_serve,
@@ -51,6 +52,7 @@ app.add_typer(cli_intake.app)
 app.add_typer(cli_rules.app)
 app.add_typer(cli_approve.app)
 app.add_typer(cli_metrics.app)
+app.add_typer(cli_review.app)
 app.add_typer(cli_deploy.app)
 
 WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules")
