@@ -17,6 +17,8 @@ from tasks.database._workload import IndexUse, Statement, TableUse, Workload
 
 SLOW_S = 0.1
 """A statement that takes this long on average is slow …"""
+OFTEN = 5
+"""… a warning only if it was called that often: one slow report a week is nobody's trouble;"""
 HEAVY_SHARE = 20.0
 """… and one that takes this share of all time, percent, is worth a look at any speed, if it took this long in all:"""
 HEAVY_S = 10.0
@@ -74,7 +76,7 @@ def slow(work: Workload, plans: dict[str, dict[str, Any] | str]) -> Iterator[Fin
         shown = plan if isinstance(plan, str) else "\n".join(lines(plan))
         yield Finding(
             f"slow-statement {s.id}",
-            "warning" if s.mean_s >= SLOW_S else "info",
+            "warning" if s.mean_s >= SLOW_S and s.calls >= OFTEN else "info",
             f"Slow: {_short(s.text)}" if s.mean_s >= SLOW_S else f"Heavy: {_short(s.text)}",
             f"{seconds(s.mean_s)} on average, {seconds(s.worst_s)} at worst, {number(s.calls)} calls:"
             f" {s.share:.0f}% of all time; {number(s.rows / s.calls)} rows a call"
@@ -160,9 +162,9 @@ def indexes(work: Workload) -> Iterator[Finding]:
             if i is not keep and not i.wanted:
                 spare.add(i.index)
                 yield _duplicate(i, keep)
-    for i in work.indexes:
-        if i.index in spare:
-            continue
+    rest = [i for i in work.indexes if i.index not in spare]
+    yield from _unused(work, [i for i in rest if i.valid and i.scans == 0 and not i.wanted])
+    for i in rest:
         if not i.valid:
             yield Finding(
                 f"invalid-index {i.index}",
@@ -172,8 +174,6 @@ def indexes(work: Workload) -> Iterator[Finding]:
                 f"REINDEX INDEX CONCURRENTLY {i.index};",
                 "sql",
             )
-        elif i.scans == 0 and not i.wanted:
-            yield from _unused(work, i)
         if i.valid and i.wasted is not None and i.wasted >= WASTED and i.bytes >= WASTED_BYTES:
             yield Finding(
                 f"bloated-index {i.index}",
@@ -196,22 +196,29 @@ def _duplicate(i: IndexUse, keep: IndexUse) -> Finding:
     )
 
 
-def _unused(work: Workload, i: IndexUse) -> Iterator[Finding]:
+def _unused(work: Workload, never: list[IndexUse]) -> Iterator[Finding]:
+    """A DROP is offered only where the counters are old enough to prove it."""
     age = None if work.since is None else work.at - work.since
-    if age is None:
-        when, severity = "since counting began, nobody knows when", "unknown"
-    else:
-        when = f"in {seconds(age.total_seconds())} of counting on {work.node}"
-        severity = "info" if age >= OLD_ENOUGH else "unknown"
-    proof = "" if severity == "info" else f"; too short to prove it: {OLD_ENOUGH.days} days are asked for"
-    yield Finding(
-        f"unused-index {i.index}",
-        "info" if severity == "info" else "unknown",
-        f"{i.index} was {'' if severity == 'info' else 'perhaps '}never used",
-        f"no scan {when}{proof}; {size(i.bytes)} on {i.table}. Replicas count for themselves: look there too",
-        f"DROP INDEX CONCURRENTLY {i.index};\n-- back: {i.definition};",
-        "sql",
-    )
+    if never and (age is None or age < OLD_ENOUGH):
+        known = "nobody knows since when" if age is None else f"only for {seconds(age.total_seconds())}"
+        yield Finding(
+            "unused-indexes unproven",
+            "unknown",
+            f"{len(never)} indexes were perhaps never used: {', '.join(i.index for i in never)}",
+            f"no scan of them was counted, and {work.node} counts {known}; {OLD_ENOUGH.days} days are asked for",
+            "leave them; the next review knows more",
+        )
+        return
+    for i in never:
+        yield Finding(
+            f"unused-index {i.index}",
+            "info",
+            f"{i.index} was never used",
+            f"no scan in {seconds(age.total_seconds() if age else 0)} of counting on {work.node}; {size(i.bytes)} on"
+            f" {i.table}. Replicas count for themselves: look there too",
+            f"DROP INDEX CONCURRENTLY {i.index};\n-- back: {i.definition};",
+            "sql",
+        )
 
 
 def cache(work: Workload) -> Iterator[Finding]:

@@ -35,8 +35,10 @@ def svg(chart: Chart) -> str:
     with mpl.rc_context(style):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         axes = figure.subplots()
-        for line, colour in zip(chart.lines, COLOURS * 9, strict=False):
-            _draw(axes, line, colour)
+        names = list(dict.fromkeys(line.name for line in chart.lines if not line.forecast))
+        for line in chart.lines:
+            of = next((n for n in names if line.name.startswith(n)), "")  # a forecast has the colour of its site
+            _draw(axes, line, COLOURS[names.index(of) % len(COLOURS)] if of else COLOURS[-1])
         _limits(axes, chart)
         locator = AutoDateLocator(maxticks=8)
         axes.xaxis.set_major_locator(locator)
@@ -68,20 +70,18 @@ def _limits(axes: Axes, chart: Chart) -> None:
     """The limits that are near enough to be seen without flattening everything else."""
     top = max((v for line in chart.lines for v in (*(p[1] for p in line.points), *line.high)), default=0.0)
     bottom = min((v for line in chart.lines for v in (*(p[1] for p in line.points), *line.low)), default=0.0)
-    axes.set_ylim(bottom=0 if bottom >= 0 else None)
-    if top <= 0:
-        axes.set_ylim(-0.05, 1)
+    shown = [v for v in chart.limits.values() if v <= 4 * max(top, 1e-12)]
+    axes.set_ylim(min(0, bottom), 1.15 * max(top, *shown) if shown else 1.15 * top or 1.0)
     for name, value in chart.limits.items():
-        if value <= 4 * max(top, 1e-12):
+        if value in shown:
             axes.axhline(value, color="#b42318", linestyle=":", linewidth=1.2)
             axes.annotate(
                 name,
-                (1, value),
+                (0, value),
                 xycoords=("axes fraction", "data"),
-                xytext=(3, 0),
+                xytext=(4, 2),
                 textcoords="offset points",
-                va="center",
+                va="bottom",
                 fontsize=8,
                 color="#b42318",
-                annotation_clip=False,
             )

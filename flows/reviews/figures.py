@@ -38,4 +38,4 @@ def measure(value: float, unit: str) -> str:
         return f"{size(value)}/s"
     if unit == "USD/d":
         return f"{value:,.2f} USD/d"
-    return f"{value:,.4g}"
+    return "0" if abs(value) < 1e-3 else f"{value:,.3g}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from flows.engine import places
 from flows.reviews import render
-from flows.reviews.finding import Kind, Review
+from flows.reviews.finding import ORDER, Kind, Review, Severity
 from tasks.errors import BadInput
 
 FILES = ("review.json", "review.md", "review.html")
@@ -49,9 +49,13 @@ def compared(review: Review, before: dict[str, Any] | None) -> Review:
         return review
     old = {f["key"]: f["severity"] for f in before["findings"]}
     now = {f.key for f in review.findings}
-    new = tuple(f.key for f in review.findings if old.get(f.key) != f.severity)
+    new = tuple(f.key for f in review.findings if f.key not in old or _worse(f.severity, old[f.key]))
     gone = tuple(f"{f['title']} ({f['severity']})" for f in before["findings"] if f["key"] not in now)
     return replace(review, previous=datetime.fromisoformat(before["at"]), new=new, gone=gone)
+
+
+def _worse(now: Severity, before: Severity) -> bool:
+    return ORDER.index(now) < ORDER.index(before)
 
 
 def save(review: Review, folder: Path, *, also: Path | None = None) -> None:

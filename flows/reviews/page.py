@@ -33,7 +33,8 @@ article { background: #fff; border: 1px solid var(--line); border-left: 4px soli
   vertical-align: middle; font-weight: 500; }
 .tag.new { background: #fde8d0; } .tag.safe { background: #d9f0e1; }
 pre { background: #1f2933; color: #e4e7eb; border-radius: 4px; padding: .6rem .8rem; margin: .5rem 0 0;
-  overflow-x: auto;  white-space: pre-wrap; overflow-wrap: anywhere; font: 12.5px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
+  overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere;
+  font: 12.5px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 details pre { background: var(--ground); color: var(--ink); border: 1px solid var(--line); }
 summary { cursor: pointer; color: var(--info); margin-top: .4rem; }
 .box { background: #fff; border: 1px solid var(--line); border-radius: 4px; padding: .8rem 1rem; margin: .6rem 0; }

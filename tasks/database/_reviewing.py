@@ -71,8 +71,10 @@ class Reviewing(Reading):
             raise Rejected(f"{node} gives no plan for it: {said(e)}") from e
 
     async def vacuum(self, node: str, table: str, *, lock_timeout_s: float, timeout_s: float) -> None:
-        async def work(connection: Connection) -> None:
-            role = await one(connection, "SELECT pg_is_in_recovery() AS replica, to_regclass(%s)::text AS there", table)
+        async def work(connection: Connection) -> datetime:
+            role = await one(
+                connection, "SELECT now(), pg_is_in_recovery() AS replica, to_regclass(%s)::text AS there", table
+            )
             if role["replica"]:
                 raise Rejected(f"{node} is a replica; it is vacuumed by what its primary does")
             if role["there"] is None:
@@ -82,9 +84,16 @@ class Reviewing(Reading):
             await connection.execute("SET vacuum_cost_delay = '2ms'")
             name = _trusted(table)  # quoted by the server (format %I), and found there just now
             await connection.execute(sql.SQL("VACUUM (ANALYZE, TRUNCATE false) {}").format(name))
+            begun: datetime = role["now"]
+            return begun
+
+        async def read_back(connection: Connection) -> Row:
+            return await one(
+                connection, "SELECT last_vacuum AS at FROM pg_stat_user_tables WHERE relid = to_regclass(%s)", table
+            )
 
         try:
-            await ask(self._server(node), work, timeout_s=timeout_s + lock_timeout_s + 1.0)
+            begun = await ask(self._server(node), work, timeout_s=timeout_s + lock_timeout_s + 1.0)
         except errors.LockNotAvailable as e:
             raise NotYet(f"{node}: {table} is locked, so nothing was done: {said(e)}", table=table) from e
         except errors.InsufficientPrivilege as e:
@@ -93,6 +102,9 @@ class Reviewing(Reading):
             raise
         except psycopg.Error as e:
             raise EffectUnknown(f"VACUUM of {table} on {node} was cut off: {said(e)}") from e
+        last = (await self._ask(node, read_back))["at"]
+        if last is None or last < begun:
+            raise EffectUnknown(f"{node} does not say that {table} was vacuumed; it says {last or 'never'}")
 
 
 def _timeout(name: str, seconds: float) -> sql.Composed:
