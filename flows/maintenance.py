@@ -39,7 +39,8 @@ async def maintenance(options: MaintenanceOptions) -> State[Any]:
     """Review a system, as `relight review` does.
 
     Findings by severity, each with its evidence and the **exact fix**; charts; what changed since the last one of
-    its kind. Reads only, unless *apply* is on. The run fails when a finding is critical, so that an automation can page.
+    its kind. Reads only, unless *apply* is on. The run fails when a finding is critical, so that an automation can
+    page.
     """
     made = await run.make(run.Asked(options.period, options.system, options.apply, window_s=options.window))
     name = made.review.system

@@ -61,9 +61,9 @@ def _draw(axes: Axes, line: Line, colour: str) -> None:
     when, values = [at for at, _ in line.points], [value for _, value in line.points]
     style = "--" if line.forecast else "-"
     marker = "o" if len(values) == 1 else ""
-    axes.plot(when, values, linestyle=style, color=colour, linewidth=1.4, label=line.name, marker=marker)  # type: ignore[arg-type]
+    axes.plot(when, values, linestyle=style, color=colour, linewidth=1.4, label=line.name, marker=marker)
     if line.low:
-        axes.fill_between(when, line.low, line.high, color=colour, alpha=0.14, linewidth=0)  # type: ignore[arg-type]
+        axes.fill_between(when, line.low, line.high, color=colour, alpha=0.14, linewidth=0)
 
 
 def _limits(axes: Axes, chart: Chart) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 COVERS = 0.8
 """Part of the futures that the interval holds."""
@@ -21,9 +21,18 @@ ENOUGH = 30
 """From here on the smoothing model; below it a straight line."""
 
 
+class Point(NamedTuple):
+    """When, the middle, and the two sides of the interval."""
+
+    at: datetime
+    middle: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Forecast:
-    """``points``: (when, middle, low, high).
+    """A forecast of one series.
 
     Attributes:
         reached: when the middle crosses the limit; earliest: when the high side does.
@@ -32,7 +41,7 @@ class Forecast:
         how: the model, in words.
     """
 
-    points: tuple[tuple[datetime, float, float, float], ...]
+    points: tuple[Point, ...]
     change: float
     how: str
     limit: float | None = None
@@ -60,12 +69,19 @@ def forecast(
         middle, low, high, how = _smoothed(values, ahead, step_s) if len(values) >= ENOUGH else _line(values, ahead)
     begin, step = samples[-1][0], timedelta(seconds=step_s)
     points = tuple(
-        (begin + (i + 1) * step, float(m), float(lo), float(hi))
+        Point(begin + (i + 1) * step, float(m), float(lo), float(hi))
         for i, (m, lo, hi) in enumerate(zip(middle, low, high, strict=True))
     )
     change = points[-1][1] - samples[-1][1]
-    when = [None if limit is None else next((p[0] for p in points if p[i] >= limit), None) for i in (3, 1, 2)]
-    return Forecast(points, change, how, limit, when[0], when[1], when[2])
+    sides = ([p.high for p in points], [p.middle for p in points], [p.low for p in points])
+    earliest, reached, latest = (_crossing(points, side, limit) for side in sides)
+    return Forecast(points, change, how, limit, earliest, reached, latest)
+
+
+def _crossing(points: tuple[Point, ...], side: list[float], limit: float | None) -> datetime | None:
+    if limit is None:
+        return None
+    return next((p.at for p, value in zip(points, side, strict=True) if value >= limit), None)
 
 
 def _even(samples: tuple[tuple[datetime, float], ...], step_s: float) -> Any:

@@ -239,8 +239,9 @@ def charts(outlooks: list[Outlook]) -> Iterator[Chart]:
             lines.append(Line(o.series.site or "all", tuple((at, v / scale) for at, v in o.series.samples)))
             if isinstance(o.future, Forecast):
                 ahead = o.future.points
-                low, high = (tuple(max(0.0, p[i] / scale) for p in ahead) for i in (2, 3))
-                middle = tuple((p[0], max(0.0, p[1] / scale)) for p in ahead)
+                low = tuple(max(0.0, p.low / scale) for p in ahead)
+                high = tuple(max(0.0, p.high / scale) for p in ahead)
+                middle = tuple((p.at, max(0.0, p.middle / scale)) for p in ahead)
                 lines.append(Line(f"{o.series.site}, forecast", middle, low, high, forecast=True))
         limits = {f"{mine[0].limit_name}": mine[0].limit / scale} if mine[0].limit is not None else {}
         yield Chart(load.title_of(of), unit, tuple(lines), limits)
@@ -268,7 +269,7 @@ def _growth(o: Outlook) -> str:
 
 
 def _ahead_s(future: Forecast, series: Series) -> float:
-    return (future.points[-1][0] - series.samples[-1][0]).total_seconds()
+    return (future.points[-1].at - series.samples[-1][0]).total_seconds()
 
 
 def _day(at: datetime | None) -> str:

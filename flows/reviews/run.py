@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.engine import places, system
 from flows.engine.providers import Components
 from flows.engine.system import LoadedSystem
-from flows.reviews import applying, charts, keeping, monthly, weekly
+from flows.reviews import annual, applying, charts, keeping, monthly, quarterly, weekly
 from flows.reviews.finding import Finding, Kind, Review
 from tasks.clock import Clock, LoopClock
 from tasks.errors import BadInput
@@ -23,7 +23,12 @@ WINDOWS_S: Mapping[Kind, float] = {
     "annual": 366 * DAY_S,
 }
 Reviewing = Callable[[LoadedSystem, Components, Clock, float], Awaitable[Review]]
-REVIEWS: dict[Kind, Reviewing] = {"weekly": weekly.review, "monthly": monthly.review}
+REVIEWS: dict[Kind, Reviewing] = {
+    "weekly": weekly.review,
+    "monthly": monthly.review,
+    "quarterly": quarterly.review,
+    "annual": annual.review,
+}
 
 
 @dataclass(frozen=True)

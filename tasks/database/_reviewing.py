@@ -112,7 +112,7 @@ def _timeout(name: str, seconds: float) -> sql.Composed:
 
 
 def _trusted(text: str) -> sql.SQL:
-    return sql.SQL(text)  # type: ignore[arg-type]
+    return sql.SQL(text)
 
 
 async def _rows(connection: Connection, query: str, what: str, missing: dict[str, str]) -> list[Row]:
