@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from flows.engine import readiness, readyfile
 from flows.engine.providers import Components
-from flows.engine.system import LoadedSystem, System
+from flows.engine.system import Component, LoadedSystem, System
 from flows.reviews import looking
 from flows.reviews.finding import Finding, Review, Severity, Table, ordered
 from flows.reviews.looking import EndOfLife, Ran
@@ -65,7 +65,7 @@ async def inventory(system: System, components: Components) -> tuple[list[tuple[
     findings: list[Finding] = []
     for name, component in system.components.items():
         try:
-            found = await _things(system, components(name))
+            found = await _things(system, component, components(name))
         except RelightError as e:
             found = [("", f"cannot be told: {redact(e.message)}", False)]
         rows += [(name, component.provider, what, now) for what, now, _ in found]
@@ -83,7 +83,7 @@ async def inventory(system: System, components: Components) -> tuple[list[tuple[
     return rows, findings
 
 
-async def _things(system: System, provider: object) -> list[tuple[str, str, bool]]:
+async def _things(system: System, component: Component, provider: object) -> list[tuple[str, str, bool]]:
     """(what, how it is, good) of one component."""
     found: list[tuple[str, str, bool]] = []
     if isinstance(provider, Database):
@@ -98,7 +98,12 @@ async def _things(system: System, provider: object) -> list[tuple[str, str, bool
             least = provider.limits(site).minimum
             found.append((f"instances at {site}", f"{len(ready)} ready, at least {least}", len(ready) >= least))
     else:
-        found.append(("", "in use by runbooks; not looked at by itself", True))
+        named = sorted({(host, port) for host, port, _ in looking.endpoints(component.settings) if port})
+        answers = await asyncio.gather(*(looking.opened(host, port) for host, port in named))
+        for (host, port), yes in zip(named, answers, strict=True):
+            found.append((f"{host}:{port}", "takes connections" if yes else "takes no connection", yes))
+        if not named:
+            found.append(("", "not looked at: it names no address", True))
     return found
 
 
@@ -322,6 +327,6 @@ def _no_drill(system: str, every: list[Ran]) -> Finding:
         "warning",
         f"no drill succeeded in the last {PRACTISED.days} days",
         f"the last one: {last.date() if last else 'never'}, by the journals of this state folder",
-        f"a game day with `relight run failover --mode graceful --system {system}`, or on the lab: relight drill",
+        f"a game day: relight run failover --mode graceful --system {system}; on the lab: relight drill",
         "text",
     )

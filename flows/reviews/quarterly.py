@@ -158,7 +158,7 @@ def _judge(plan: AutoScaling, s: Series, running: int) -> Iterator[Finding]:
             "info",
             f"{s.site}'s policy holds the load, and twice the load",
             f"{now.worst:.1f}% and {twice.worst:.1f}% of an instance at worst; it scales"
-            f" {now.changes} and {twice.changes} times",
+            f" {_times(now.changes)}, and with twice the load {_times(twice.changes)}",
         )
     if now.turns > 0:
         yield Finding(
@@ -176,8 +176,12 @@ def _judge(plan: AutoScaling, s: Series, running: int) -> Iterator[Finding]:
             f"{s.site}'s minimum of {plan.min_instances} is {mean:.1f}% busy on average",
             f"never above {now.worst:.1f}%, with a target of {plan.target_cpu_utilization:g}%; two are still needed to"
             " survive the loss of one",
-            "smaller instances rather than fewer; `relight cost` has what they cost",
+            "smaller instances rather than fewer; relight cost has what they cost",
         )
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _rows(plan: AutoScaling, s: Series, running: int) -> Iterator[tuple[str, ...]]:
