@@ -119,6 +119,7 @@ def _smoothed(values: Any, ahead: int, step_s: float) -> tuple[Any, Any, Any, st
             damped_trend=damped,
             seasonal="add" if season else None,
             seasonal_periods=season,
+            initialization_method="heuristic",  # estimated, the states of a season take seconds to fit
         ).fit(disp=False, maxiter=200)
         for damped in (False, True)
     ]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
@@ -117,7 +118,7 @@ def test_something_critical_stops_it_and_the_hold_is_lifted(seeded, tmp_path):
     found = reviewed(apply=True, system=name)
     assert "critical now: connection_count" in found.applied
     assert dead(seeded)[1] is None
-    assert maintenance.held("lab", LoopClock().utc()) is None
+    assert maintenance.held("lab", datetime.now(UTC)) is None
 
 
 def test_a_metric_source_that_is_down_is_unknown_and_the_database_is_reviewed_all_the_same(seeded, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from flows.engine import alive, maintenance, places
 from flows.engine.maintenance import Maintenance, Window
 from flows.engine.thresholds import AutoScaling
+from flows.intake import gates_of_alert
 from flows.reviews import advice, annual, applying, figures, keeping, load, monthly, policy, render
 from flows.reviews.finding import Chart, Finding, Line, Review, Table, ordered
 from flows.reviews.forecast import Forecast, Point, forecast
@@ -412,11 +413,11 @@ def test_a_secret_that_everybody_can_read_is_told_and_never_opened(tmp_path):
 
 
 def test_a_hold_makes_automatic_runs_ask_a_person():
-    from flows.intake.gates_of_alert import window
-
     def said(working):
         facts = SimpleNamespace(maintenance=working, now=NOW)
-        return window(SimpleNamespace(facts=facts, loaded=SimpleNamespace(triggers=SimpleNamespace(windows=()))))
+        return gates_of_alert.window(
+            SimpleNamespace(facts=facts, loaded=SimpleNamespace(triggers=SimpleNamespace(windows=())))
+        )
 
     assert said("").answer == "pass"
     held = said("weekly review applies 1 safe fixes, until 07:00 at the latest")
