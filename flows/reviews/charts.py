@@ -40,7 +40,7 @@ def svg(chart: Chart) -> str:
             of = next((n for n in names if line.name.startswith(n)), "")  # a forecast has the colour of its site
             _draw(axes, line, COLOURS[names.index(of) % len(COLOURS)] if of else COLOURS[-1])
         _limits(axes, chart)
-        locator = AutoDateLocator(maxticks=8)
+        locator = AutoDateLocator(minticks=3, maxticks=8)  # any span then has an interval that fits
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         axes.set_ylabel(chart.unit)

@@ -16,7 +16,7 @@ from flows.engine import alive, maintenance, places
 from flows.engine.maintenance import Maintenance, Window
 from flows.engine.thresholds import AutoScaling
 from flows.intake import gates_of_alert
-from flows.reviews import advice, annual, applying, figures, keeping, load, monthly, policy, render
+from flows.reviews import advice, annual, applying, charts, figures, keeping, load, monthly, policy, render
 from flows.reviews.finding import Chart, Finding, Line, Review, Table, ordered
 from flows.reviews.forecast import Forecast, Point, forecast
 from flows.reviews.looking import EndOfLife, endpoints, secrets
@@ -435,3 +435,9 @@ def test_a_trend_is_only_told_of_a_record_that_covers_the_window():
     found = {"request_latency": (Series("request_latency", "west", samples, 60.0),)}
     assert [f.severity for f in load.trend(load.Recorded(2400.0, found), "request_latency")] == ["warning"]
     assert list(load.trend(load.Recorded(86_400.0, found), "request_latency")) == []
+
+
+def test_a_chart_of_any_length_has_its_ticks():
+    for span_s in (0, 1, 50, 163, 220, 299, 3000, 11_000, 80_000, 10**6, 9 * 10**6, 9 * 10**7):
+        points = ((NOW, 1.0), (NOW + timedelta(seconds=span_s), 2.0))
+        assert charts.svg(Chart("t", "%", (Line("west", points),))).startswith("<svg")
