@@ -24,7 +24,9 @@ def number(count: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """``0.8 ms``, ``310ms``, ``2m5s``."""
+    """``0.8 ms``, ``310ms``, ``2m5s``, ``40d``."""
+    if value >= 2 * 86_400:
+        return f"{value / 86_400:.0f}d"
     return f"{1000 * value:.2g} ms" if value < 0.01 else show_duration(value)
 
 

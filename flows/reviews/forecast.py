@@ -127,7 +127,12 @@ def _smoothed(values: Any, ahead: int, step_s: float) -> tuple[Any, Any, Any, st
     frame = fitted.get_prediction(start=len(values), end=len(values) + ahead - 1).summary_frame(alpha=1 - COVERS)
     low, high = (np.asarray(frame[name]) for name in ("pi_lower", "pi_upper"))
     said = f"exponential smoothing, {'damped' if fitted is fits[1] else 'linear'} trend"
-    return np.asarray(frame["mean"]), low, high, said + (f", season of {season} steps" if season else "")
+    return (
+        np.asarray(frame["mean"]),
+        low,
+        high,
+        said + (f", season of {'a week' if season * step_s > 86_400 else 'a day'}" if season else ""),
+    )
 
 
 def _line(values: Any, ahead: int) -> tuple[Any, Any, Any, str]:

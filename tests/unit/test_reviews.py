@@ -426,6 +426,7 @@ def test_a_hold_makes_automatic_runs_ask_a_person():
 
 def test_figures():
     assert [figures.size(n) for n in (0, 999, 1500, 41_000_000)] == ["0 B", "999 B", "1.5 kB", "41 MB"]
+    assert [figures.seconds(s) for s in (0.0008, 125, 957 * 3600)] == ["0.8 ms", "2m5s", "40d"]
     assert [figures.number(n) for n in (5, 9999, 12_345, 1_600_000)] == ["5", "9,999", "12.3 k", "1.6 M"]
 
 
