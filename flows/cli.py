@@ -21,6 +21,7 @@ from flows import (
     cli_prove,
     cli_read,
     cli_ready,
+    cli_review,
     cli_rules,
     cli_safety,
     cli_serve,
@@ -66,8 +67,9 @@ app.add_typer(cli_safety.app)
 app.add_typer(cli_intake.app)
 app.add_typer(cli_rules.app)
 app.add_typer(cli_approve.app)
-app.add_typer(cli_deploy.app)
 app.add_typer(cli_metrics.app)
+app.add_typer(cli_review.app)
+app.add_typer(cli_deploy.app)
 
 WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules", readygate.WAIVER)
 

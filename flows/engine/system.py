@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows.engine import conditions, yamlfile
 from flows.engine.findings import Finding, InvalidFiles, nearest
+from flows.engine.maintenance import Maintenance
 from flows.engine.safety import Safety
 from flows.engine.thresholds import AutoScaling, DatabaseSizing, Monitoring, Scaling, Strict
 from flows.engine.yamlfile import Document
@@ -62,6 +63,7 @@ class System(Strict):
     objectives: dict[Name, Objective] = Field(default_factory=dict)
     components: dict[Name, Component] = Field(default_factory=dict)
     safety: Safety = Safety()
+    maintenance: Maintenance = Maintenance()
     scaling: Scaling | None = None
     auto_scaling: AutoScaling | None = None
     database: DatabaseSizing | None = None

@@ -94,6 +94,7 @@ class Facts:
         regions: site -> region, of every site; empty where the system file does not say it.
         switch: the gating switch's state, as its file says it.
         firing: the episode still fires.
+        maintenance: what relight itself is working on in this system, and until when; empty while it is not.
     """
 
     now: datetime
@@ -116,6 +117,7 @@ class Facts:
     regions: dict[str, str] = field(default_factory=dict)
     switch: str = ""
     firing: bool = True
+    maintenance: str = ""
     max_age_s: float = 900.0
 
 

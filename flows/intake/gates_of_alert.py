@@ -70,6 +70,8 @@ def window(asked: Asked) -> Said:
     for one in asked.loaded.triggers.windows:
         if one.start <= asked.facts.now < one.end:
             return Said("window", "needs-approval", f"planned work until {one.end.isoformat()}: {one.why}")
+    if asked.facts.maintenance:
+        return Said("window", "needs-approval", f"relight itself works on this system: {asked.facts.maintenance}")
     return Said("window", "pass", "no planned work now")
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flows.engine import launch, leasing, places, processes, readyfile, report, safety
+from flows.engine import launch, leasing, maintenance, places, processes, readyfile, report, safety
 from flows.engine import lease as leases
 from flows.engine.launch import Ready
 from flows.engine.providers import Components
@@ -111,6 +111,7 @@ class Gatherer:
             readiness=Readiness(*readyfile.newest(ready.plan.system, rule.run)) if ready else Readiness(),
             regions={name: site.region for name, site in ready.loaded.system.sites.items()} if ready else {},
             switch=_switch(numbers.switch),
+            maintenance=_maintenance(ready.plan.system if ready else "", now),
             firing=event.kind != "firing" or self.history.firing(event.episode_key),
             max_age_s=settings.max_age if settings else 900.0,
         )
@@ -224,3 +225,8 @@ async def _in_store(ready: Ready) -> Held | None:
         return (await store.read())[0] if store is not None else None
     finally:
         await components.aclose()
+
+
+def _maintenance(system: str, now: datetime) -> str:
+    held = maintenance.held(system, now) if system else None
+    return f"{held.why}, until {held.until.isoformat(timespec='minutes')} at the latest" if held else ""

@@ -12,11 +12,12 @@ from pydantic import BaseModel
 
 from tasks.database._inspected import Inspected
 from tasks.database._nodes import PostgresSettings
+from tasks.database._reviewing import Reviewing
 from tasks.database._vacuuming import Vacuuming
 
 
-class PostgreSql(Inspected, Vacuuming):
-    """Fulfils every Protocol of ``tasks.database.protocol`` but ``Pooler``, and ``tasks.database._sizes.Vacuumed``."""
+class PostgreSql(Inspected, Vacuuming, Reviewing):
+    """Fulfils every Protocol of ``protocol`` but ``Pooler``, and ``_sizes.Vacuumed`` and ``_workload.Reviewed``."""
 
     Settings: ClassVar[type[BaseModel]] = PostgresSettings
 
