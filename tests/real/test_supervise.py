@@ -275,7 +275,7 @@ def test_serve_supervises_while_the_prefect_server_is_away(
     for gate in toy.gates:
         gate.open()
     until(lambda: toy.count("run_ended") == 1, 30)
-    until(lambda: "does not answer" in toy.said(), 20)
+    until(lambda: "does not answer" in toy.said(), 60)
     began = time.monotonic()
     os.kill(serve.pid, signal.SIGTERM)
     assert serve.wait(10) == 0
