@@ -15,7 +15,7 @@ from tasks.contract import Surroundings
 from tasks.database.protocol import Database
 from tasks.errors import BadInput
 from tasks.simulation import Simulation
-from tasks.traffic.protocol import Balancer
+from tasks.traffic.protocol import Balancer, Members
 from tasks.world import DATABASE_POOL, Bucket, Node, Record, World
 from tasks.zones.protocol import Zone
 
@@ -103,7 +103,11 @@ def _add_instances(world: World, capacity: Capacity) -> None:
 def _add_pools(world: World, balancer: Balancer) -> None:
     primary = next((n.name for n in world.nodes.values() if not n.replica), "")
     for site in balancer.sites():
-        world.admin[site, DATABASE_POOL] = {n: "ready" if n == primary else "maint" for n in world.nodes}
+        # A balancer that has target groups only balances no databases: each site's servers use the site's own node.
+        own = isinstance(balancer, Members)
+        world.admin[site, DATABASE_POOL] = {
+            n.name: "ready" if (n.site == site if own else n.name == primary) else "maint" for n in world.nodes.values()
+        }
         servers = [f"{s}-app{i}" for s in world.sites for i in range(1, 11)]
         world.admin[site, APP_POOL] = {s: "ready" if s.startswith(f"{site}-") else "maint" for s in servers}
 
