@@ -199,6 +199,29 @@ class _Told(_Cluster):
         return await self._sim.change(self._name, f"rejoin {node}", effect, REJOIN_S)
 
 
+class _Hosted(_Told):
+    """Servers that a service runs: it starts a dead one again by itself, so that only its own fence is a proof."""
+
+    async def try_write(self, node: str, vantage: str) -> WriteProbe:
+        seen = await super().try_write(node, vantage)
+        return replace(seen, outcome="silent") if seen.outcome == "gone" else seen
+
+    async def ask_host(self, node: str) -> WriteProbe | None:
+        def look() -> WriteProbe:
+            there = self._world.nodes[node]
+            if there.site in self._world.down:
+                return WriteProbe("host", node, "silent", "the service does not answer", f"service of {node}")
+            return WriteProbe("host", node, "gone" if there.held else "runs", "", f"service of {node}")
+
+        silent = WriteProbe("host", node, "silent", "no answer", f"service of {node}")
+        return await self._sim.read(self._name, f"ask_host {node}", look, lambda _why: silent)
+
+    async def fence(self, node: str, *, orderly: bool) -> str:
+        if self.site_of(node) in self._world.down:
+            raise Unreachable(f"no means fenced {node}: the service does not answer")
+        return await super().fence(node, orderly=orderly)
+
+
 class _Drained(_Told):
     """Fulfils ``Drained`` too."""
 
@@ -241,7 +264,7 @@ class DatabaseTwin(_Drained):
         await self._sim.change(self._name, f"set_durability {node}", effect)
 
 
-class ServedTwin(_Drained):
+class ServedTwin(_Drained, _Hosted):
     """Instances that a service runs, with replicas that keep the source they were made from (RDS)."""
 
     async def follow(self, node: str, upstream: str) -> None:
@@ -251,7 +274,7 @@ class ServedTwin(_Drained):
         await self._sim.change(self._name, f"follow {node}", effect)
 
 
-class GlobalTwin(_Told):
+class GlobalTwin(_Hosted):
     """Clusters of a global database (Aurora): no positions, and the others follow a new writer by themselves."""
 
     async def view(self, node: str, vantage: str | None = None) -> NodeView:
