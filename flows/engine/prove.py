@@ -23,7 +23,7 @@ from tasks.contract import Mode
 from tasks.errors import BadInput
 from tasks.simulation import Event
 
-OFTEN = 20
+OFTEN = 8
 """So often a look is told apart from those before it."""
 CHUNK = 60
 """Schedules that one worker plays before it says how far it is."""

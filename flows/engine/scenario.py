@@ -10,6 +10,7 @@ from flows.engine.providers import Components
 from flows.engine.system import LoadedSystem
 from tasks import catalog
 from tasks.capacity.protocol import Capacity
+from tasks.cdn.protocol import Cdn
 from tasks.clock import Clock
 from tasks.contract import Surroundings
 from tasks.database.protocol import Database
@@ -72,6 +73,8 @@ def world_of(loaded: LoadedSystem, clock: Clock) -> World:
         _add_pools(world, balancer)
     for _, zone in zones:
         _add_names(world, zone, active)
+    for name, _ in real.of(Cdn):
+        world.origin[name] = (active, -1e9, 1)
     world.buckets = {active: Bucket()}
     world.buckets |= {s: Bucket(source=active, copied={active: world.now}) for s in sites if s != active}
     return world

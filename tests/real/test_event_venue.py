@@ -109,7 +109,7 @@ def test_the_active_region_is_dark(account):
     account.dark("west")
     refused = Ran(account, "failover")
     assert refused.code == 3, refused.said()
-    assert refused.outcomes["fence"] == "failed"
+    assert refused.outcomes["fence"] == "failed", refused.said()
     assert account.answers() == {"west"}, "nothing was pointed at a site whose database is not ours"
     account.server.set(away=[REGIONS["west"]])
     misbehaves(account)
