@@ -217,9 +217,21 @@ class _Hosted(_Told):
         return await self._sim.read(self._name, f"ask_host {node}", look, lambda _why: silent)
 
     async def fence(self, node: str, *, orderly: bool) -> str:
-        if self.site_of(node) in self._world.down:
-            raise Unreachable(f"no means fenced {node}: the service does not answer")
-        return await super().fence(node, orderly=orderly)
+        """Orderly: read only, so that what was written still reaches the replicas. Forced: the quarantine."""
+
+        def effect() -> str:
+            there = self._world.nodes[node]
+            if there.site in self._world.down:
+                raise Unreachable(f"no means fenced {node}: the service does not answer")
+            if there.answers and there.replica:
+                raise Rejected(f"{node} is a replica")
+            if orderly and there.answers:
+                there.read_only = True
+                return "read only"
+            there.up, there.held, there.hung_since = False, True, None
+            return "a security group that admits nobody, and a restart"
+
+        return await self._sim.change(self._name, f"fence {node}", effect, COMMAND_S)
 
 
 class _Drained(_Told):

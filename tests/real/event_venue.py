@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import pwd
+import signal
 import subprocess
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -219,13 +219,7 @@ class Account:
         for way in self.plant.ways[{"west": WEST, "east": EAST}[site]]:
             way.open = False
             way.hang_up()
-
-    def light(self, site: str) -> None:
-        """It is back."""
-        self.rds.away.clear()
-        self.server.set(away=[])
-        for way in self.plant.ways[{"west": WEST, "east": EAST}[site]]:
-            way.open = True
+        self.cluster.signal(f"{site}-pg1", signal.SIGSTOP)  # its replica gets nothing any more either
 
     # ---- the system file, for this account ----
 
