@@ -121,17 +121,13 @@ class Account:
     def copied(self, source: str, to: str) -> None:
         """What a copier does: the bucket is tagged as a copy, and says up to when it is complete."""
         s3 = self.server.client("s3", REGIONS[to])
-        s3.put_bucket_tagging(
-            Bucket=f"venue-{to}", Tagging={"TagSet": [{"Key": "relight-source", "Value": source}]}
-        )
+        s3.put_bucket_tagging(Bucket=f"venue-{to}", Tagging={"TagSet": [{"Key": "relight-source", "Value": source}]})
         now = datetime.now(UTC).isoformat()
         s3.put_object(Bucket=f"venue-{to}", Key=f"relight-probe/copied-from-{source}", Body=now.encode())
 
     def _edge(self) -> None:
         custom = {"HTTPPort": 80, "HTTPSPort": 443, "OriginProtocolPolicy": "https-only"}
-        origins = [
-            {"Id": s, "DomainName": f"origin-{s}.venue.example", "CustomOriginConfig": custom} for s in REGIONS
-        ]
+        origins = [{"Id": s, "DomainName": f"origin-{s}.venue.example", "CustomOriginConfig": custom} for s in REGIONS]
         config = {
             "CallerReference": "venue",
             "Comment": "venue",

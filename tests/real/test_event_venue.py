@@ -41,7 +41,7 @@ def account(server, tmp_path, monkeypatch):
         zones = stack.enter_context(strict_route53(server))
         found = Account.__new__(Account)
         found.processes = []
-        stack.callback(lambda: found.close())
+        stack.callback(found.close)
         found.__init__(server, rds, zones, cluster, plant, tmp_path)
         found.files = found.system(tmp_path / "venue")
         yield found
@@ -53,7 +53,7 @@ class Ran:
 
     def __init__(self, account, book, *words, **given):
         self.calls = []
-        variables = [w for v in (given["vars"] if "vars" in given else VARS) for w in ("--var", v)]
+        variables = [w for v in given.get("vars", VARS) for w in ("--var", v)]
         argv = ["run", book, "-s", str(account.files), "--offline", "--json", *variables, *words]
         token = HEARD.set(self.calls.append)
         try:
@@ -66,7 +66,11 @@ class Ran:
         self.outcomes = {s["id"]: s["outcome"] for s in self.report["steps"]}
 
     def said(self):
-        return self.report.get("reason"), {s["id"]: (s["outcome"], str(s.get("error"))[:600]) for s in self.report["steps"]}, self.err[-800:]
+        return (
+            self.report.get("reason"),
+            {s["id"]: (s["outcome"], str(s.get("error"))[:600]) for s in self.report["steps"]},
+            self.err[-800:],
+        )
 
 
 def misbehaves(account):
