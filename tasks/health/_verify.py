@@ -14,6 +14,7 @@ from tasks.errors import NotYet
 from tasks.health import _probes
 from tasks.health._client import Client, Receipt, resolve
 from tasks.health._probes import Address
+from tasks.network import Ask
 from tasks.quantities import Duration
 from tasks.waiting import until
 from tasks.zones.protocol import Zone
@@ -157,7 +158,7 @@ class Verify(Action):
         try:
             url = f"{self.scheme}://{address}:{self.port}{self.ready_path}"
             host = self.public_name.rstrip(".")
-            await _probes.http(ctx.network, ctx.clock, url, status=200, within_s=self.within, host=host)
+            await _probes.http(ctx.network, ctx.clock, Ask("GET", url, host), status=200, within_s=self.within)
         except NotYet as e:
             return e.message
         return "ready"

@@ -1,5 +1,6 @@
-"""The ground of ``runbooks/event-venue``: an account of its own on moto's server, with strict layers before it, and what
-runs in it: real PostgreSQL at the RDS endpoints, PgBouncer, Redis, and the lab's application server at each load balancer.
+"""The ground of ``runbooks/event-venue``: an account of its own on moto's server, with strict layers before it.
+
+What runs in it is real: PostgreSQL at the RDS endpoints, PgBouncer, Redis, the lab's application server at each door.
 
 A load balancer's name is its address here (``127.0.10.10.``), so that nobody needs a resolver of this machine for it.
 """
@@ -20,7 +21,7 @@ import dns.message
 import dns.query
 import redis
 from aws_rds import Plant, Service
-from pg_cluster import Cluster, need
+from pg_cluster import need
 from ruamel.yaml import YAML
 from strict_route53 import Strict as Zones
 from test_rds import EAST, WEST, Venue
@@ -54,11 +55,15 @@ query_wait_timeout = 5
 class Account:
     """What somebody set up beforehand, and the processes of two regions. Use inside an ExitStack."""
 
-    def __init__(self, server: Any, rds: Service, zones: Zones, cluster: Cluster, plant: Plant, folder: Path) -> None:
-        self.server, self.rds, self.zones, self.cluster, self.plant = server, rds, zones, cluster, plant
-        self.folder = folder
+    def __init__(self, server: Any, rds: Service, zones: Zones, plant: Plant, folder: Path) -> None:
+        self.server, self.rds, self.zones, self.plant, self.folder = server, rds, zones, plant, folder
+        self.cluster = plant.cluster
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.venue = Venue(server, rds, plant, cluster)
+
+    def build(self) -> None:
+        """Everything, from nothing."""
+        server, cluster = self.server, self.cluster
+        self.venue = Venue(server, self.rds, self.plant, cluster)
         server.set(settle_s=0.0)
         for site, count in (("west", 2), ("east", 1)):
             self._servers(site, count)

@@ -1,4 +1,4 @@
-"""The cloud system end to end: failover in both modes and the way back, by the shipped runbooks, while AWS misbehaves."""
+"""The cloud system end to end, by the shipped runbooks: failover in both modes, and back, while AWS misbehaves."""
 
 from __future__ import annotations
 
@@ -39,10 +39,9 @@ def account(server, tmp_path, monkeypatch):
         stack.callback(plant.close)
         rds = stack.enter_context(service(server, plant))
         zones = stack.enter_context(strict_route53(server))
-        found = Account.__new__(Account)
-        found.processes = []
+        found = Account(server, rds, zones, plant, tmp_path)
         stack.callback(found.close)
-        found.__init__(server, rds, zones, cluster, plant, tmp_path)
+        found.build()
         found.files = found.system(tmp_path / "venue")
         yield found
     aws_secrets.forget()
@@ -53,7 +52,8 @@ class Ran:
 
     def __init__(self, account, book, *words, **given):
         self.calls = []
-        variables = [w for v in given.get("vars", VARS) for w in ("--var", v)]
+        mine = given.get("vars", (*VARS, f"resolver={account.zones.servers[1]}"))
+        variables = [w for v in mine for w in ("--var", v)]
         argv = ["run", book, "-s", str(account.files), "--offline", "--json", *variables, *words]
         token = HEARD.set(self.calls.append)
         try:
