@@ -140,7 +140,7 @@ class Account:
             "Origins": {"Quantity": 2, "Items": origins},
             "DefaultCacheBehavior": {"ViewerProtocolPolicy": "allow-all", "TargetOriginId": "west", "MinTTL": 0},
         }
-        self.edge = self.server.client("cloudfront").create_distribution_with_tags(
+        self.edge = self.server.client("cloudfront", "us-east-1").create_distribution_with_tags(
             DistributionConfigWithTags={"DistributionConfig": config, "Tags": {"Items": TAG}}
         )["Distribution"]["Id"]
 
@@ -273,7 +273,9 @@ class Account:
         return {s for s, d in DOOR.items() if d in found}
 
     def origin(self) -> str:
-        config = self.server.client("cloudfront").get_distribution_config(Id=self.edge)["DistributionConfig"]
+        config = self.server.client("cloudfront", "us-east-1").get_distribution_config(Id=self.edge)[
+            "DistributionConfig"
+        ]
         return str(config["DefaultCacheBehavior"]["TargetOriginId"])
 
     def desired(self, site: str) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import json
 
 import pytest
 import strict
@@ -12,14 +12,19 @@ from event_venue import REGIONS, Account
 from pg_cluster import Cluster
 from strict_route53 import strict_route53
 from test_rds import EAST, WEST
-from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.engine import launch
 from tasks import aws_secrets
 from tasks.aws import HEARD
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(280)]
-VARS = ("approvals=0", "scheme=http", "port=8080", "probe=http:8080/readyz", "wait_out_ttl=false")
+VARS = {
+    "approvals": "0",
+    "scheme": "http",
+    "port": "8080",
+    "probe": "http:8080/readyz",
+    "wait_out_ttl": "false",
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,29 +53,32 @@ def account(server, tmp_path, monkeypatch):
 
 
 class Ran:
-    """One call of the command line, in this process, so that every call to AWS is heard."""
+    """One run, as ``relight run --offline`` makes it; in this context, so that every call to AWS is heard."""
 
-    def __init__(self, account, book, *words, **given):
+    def __init__(self, account, book, mode="forced", waivers=None, given=None):
         self.calls = []
-        mine = given.get("vars", (*VARS, f"resolver={account.zones.servers[1]}"))
-        variables = [w for v in mine for w in ("--var", v)]
-        argv = ["run", book, "-s", str(account.files), "--offline", "--json", *variables, *words]
-        token = HEARD.set(self.calls.append)
-        try:
-            done = CliRunner().invoke(app, argv)
-        finally:
-            HEARD.reset(token)
-        self.code, self.err = done.exit_code, done.stderr
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-        self.report = json.loads(done.stdout)
-        self.outcomes = {s["id"]: s["outcome"] for s in self.report["steps"]}
+        resolver = {"resolver": account.zones.servers[1]}
+        request = launch.Request(
+            str(account.files),
+            book,
+            mode,
+            waivers=waivers or {},
+            vars={**VARS, **resolver} if given is None else given,
+        )
+
+        async def main():
+            token = HEARD.set(self.calls.append)
+            try:
+                return await launch.run(request, None)
+            finally:
+                HEARD.reset(token)
+
+        self.report = asyncio.run(main())
+        self.code = self.report.exit_code
+        self.outcomes = {s.id: s.outcome for s in self.report.steps}
 
     def said(self):
-        return (
-            self.report.get("reason"),
-            {s["id"]: (s["outcome"], str(s.get("error"))[:600]) for s in self.report["steps"]},
-            self.err[-800:],
-        )
+        return self.report.reason, self.outcomes
 
 
 def misbehaves(account):
@@ -106,7 +114,7 @@ def stands(account, site, other):
 
 def met(ran, *components):
     for component in components:
-        assert ran.report["objectives"][component]["met"], ran.report["objectives"]
+        assert ran.report.objectives[component].met, ran.report.objectives
 
 
 def test_the_active_region_is_dark(account):
@@ -116,27 +124,27 @@ def test_the_active_region_is_dark(account):
     assert refused.outcomes["fence"] == "failed", refused.said()
     assert account.answers() == {"west"}, "nothing was pointed at a site whose database is not ours"
     misbehaves(account)
-    ran = Ran(account, "failover", "--waive", "fence=J. Doe: the region is dark, AWS says so")
+    ran = Ran(account, "failover", waivers={"fence": "J. Doe: the region is dark, AWS says so"})
     assert ran.code == 0, ran.said()
     stands(account, "east", "west")
     met(ran, "application", "database", "storage")
     asked = {c.operation for c in ran.calls if c.region == REGIONS["west"]}
     assert asked <= {"DescribeDBInstances", "DescribeAutoScalingGroups", "ListObjectsV2"}, asked
-    assert ran.report["waivers"]["fence"].startswith("J. Doe")
+    assert ran.report.waivers["fence"].startswith("J. Doe")
 
 
 def test_a_planned_move_and_the_way_back(account):
     misbehaves(account)
-    ran = Ran(account, "failover", "--mode", "graceful")
+    ran = Ran(account, "failover", "graceful")
     assert ran.code == 0, ran.said()
     stands(account, "east", "west")
     met(ran, "application", "database", "storage")
-    back = Ran(account, "rejoin", vars=())
+    back = Ran(account, "rejoin", given={})
     assert back.code == 0, back.said()
     assert account.writers() == {"east"}
     assert account.source("west") == "east"
     account.copied("east", "west")
-    again = Ran(account, "failover", "--mode", "graceful")
+    again = Ran(account, "failover", "graceful")
     assert again.code == 0, again.said()
     stands(account, "west", "east")
 
