@@ -8,7 +8,7 @@ EVERY ?= 8
 WORKERS ?= $(shell unshare --net true 2>/dev/null && echo 2 || echo 0)
 
 .DEFAULT_GOAL := help
-.PHONY: help install drill test unit check format endurance bench-window bench-inbox prove crash lock schema clean
+.PHONY: help install drill test unit check format endurance bench-window bench-warm bench-inbox prove crash lock schema clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,9 @@ crash: install ## the engine killed at every record of a real failover, each in 
 
 bench-window: install ## what Prefect's window costs a run: no server, a good one, a hung one, none there
 	$(BIN)/python tests/benchmarks/window.py
+
+bench-warm: install ## from an alert's POST to the first observe, beside Prefect's stock runner and a process worker
+	$(BIN)/python tests/benchmarks/warm_start.py
 
 schema: install ## write runbooks/*.schema.json again, from the models
 	$(BIN)/python -m flows.engine.schema

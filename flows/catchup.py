@@ -24,6 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Running, Scheduled, to_state_create
 from prefect.types._datetime import now as prefect_now
 
+from flows import calls
 from flows.engine import alive, journal, report, windowfile
 from flows.engine.journal import Record, of_type
 from flows.engine.state import StepState, fold
@@ -77,23 +78,34 @@ def final_state(result: report.Report, afterwards: str = "") -> State[Any]:
 
 
 async def flow_run_of(client: PrefectClient, folder: Path, head: Record) -> FlowRun:
-    """The run's flow run: the one that is known, else the one under its key, made if need be."""
+    """The run's flow run: the one that is known, else the one under its key, made if need be.
+
+    It belongs to the deployment ``failover``, where the server has that; what is made here is never taken up by a
+    runner as a new run (``calls.due``, ``window.run``).
+    """
     known = windowfile.flow_run_of(folder, head)
     if known:
         try:
             return await client.read_flow_run(UUID(known))
         except ObjectNotFound:
             pass  # another server, or one that lost its database
-    answer = await client.request("POST", "/flows/", json={"name": head["runbook"]})
     files = head["files"]
     options = {"system": files["system"], "runbook": files["runbook"], "mode": head["mode"]}
+    begun, key = (
+        datetime.fromisoformat(head["at"]),
+        windowfile.key(head.get("cause", {}).get("origin") or head["run_id"]),
+    )
+    offered = await calls.deployment(client, "failover", "failover")
+    if offered is not None:
+        return await calls.create(client, offered.id, calls.New(flow_run_name(head), key, begun, {"options": options}))
+    answer = await client.request("POST", "/flows/", json={"name": head["runbook"]})
     asked = FlowRunCreate(
         flow_id=UUID(answer.json()["id"]),
         name=flow_run_name(head),
         parameters={"options": options},
-        idempotency_key=windowfile.key(head["run_id"]),
+        idempotency_key=key,
         # scheduled for when it began, so that it stands at its place in time; nothing takes it up without a deployment
-        state=to_state_create(Scheduled(scheduled_time=datetime.fromisoformat(head["at"]))),
+        state=to_state_create(Scheduled(scheduled_time=begun)),
     )
     made = await client.request("POST", "/flow_runs/", json=asked.model_dump(mode="json", exclude_unset=True))
     return FlowRun.model_validate(made.json())
@@ -120,16 +132,16 @@ async def catch_up(client: PrefectClient, folder: Path, api: str, *, write: bool
     steps = {i: s for i, s in fold(read.records).steps.items() if s.outcome is not None or s.started_at}
     complete = await _tasks(client, run, head, steps, write=write)
     run = await client.read_flow_run(run.id)
-    complete = complete and run.state is not None and _same(run.state, final_state(result))
+    complete = complete and run.state is not None and _shows(run.state, result)
     windowfile.save(folder, Window(flow_run_id=str(run.id), api=api, complete=complete, records=len(read.records)))
     return complete
 
 
 async def _flow(client: PrefectClient, run: FlowRun, result: report.Report) -> None:
     afterwards = f" (ran {result.started_at} to {result.ended_at}, recorded here afterwards)"
-    wanted = final_state(result, afterwards)
-    if run.state is not None and _same(run.state, wanted):
+    if run.state is not None and _shows(run.state, result):
         return
+    wanted = final_state(result, afterwards)
     if run.start_time is None or (run.state is not None and not run.state.is_running()):
         await client.set_flow_run_state(run.id, Running(message=f"since {result.started_at}"), force=True)
     await client.set_flow_run_state(run.id, wanted, force=True)
@@ -181,6 +193,11 @@ async def _tasks(
             ]
             await client.request("POST", "/events", json=events)
         await asyncio.sleep(0.25)
+
+
+def _shows(state: State[Any], result: report.Report) -> bool:
+    """Also Cancelled, for a run that was stopped: somebody cancelled it in the UI."""
+    return _same(state, final_state(result)) or (state.is_cancelled() and result.verdict == "interrupted")
 
 
 def _same(one: State[Any], other: State[Any]) -> bool:

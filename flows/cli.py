@@ -13,11 +13,36 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from flows import cli_approve, cli_intake, cli_prove, cli_read, cli_rules, cli_safety, cli_serve
+from flows import (
+    cli_approve,
+    cli_deploy,
+    cli_intake,
+    cli_metrics,
+    cli_prove,
+    cli_read,
+    cli_ready,
+    cli_rules,
+    cli_safety,
+    cli_serve,
+)
 from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption, VarOption, read_vars
 from flows.engine import abort as abort_request
+from flows.engine import (
+    eventloop,
+    gameday,
+    launch,
+    outlook,
+    places,
+    prefectserver,
+    readygate,
+    report,
+    roles,
+    safety,
+    standby,
+    takeover,
+    view,
+)
 from flows.engine import following as tail
-from flows.engine import gameday, launch, outlook, places, report, roles, safety, view
 from flows.engine.findings import InvalidFiles
 from flows.engine.following import EngineThread, follow
 from flows.intake import alertdrill
@@ -35,13 +60,16 @@ app = typer.Typer(
 )
 app.add_typer(cli_read.app)
 app.add_typer(cli_prove.app)
+app.add_typer(cli_ready.app)
 app.add_typer(cli_serve.app)
 app.add_typer(cli_safety.app)
 app.add_typer(cli_intake.app)
 app.add_typer(cli_rules.app)
 app.add_typer(cli_approve.app)
+app.add_typer(cli_deploy.app)
+app.add_typer(cli_metrics.app)
 
-WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules")
+WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules", readygate.WAIVER)
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
@@ -155,7 +183,7 @@ def _time(text: str | None) -> datetime | None:
 
 def _follow(request: launch.Request | str, *, offline: bool) -> report.Report:
     """Run (or resume, given a run id) with live progress; in Prefect's window too when a server is configured."""
-    window = _window if not offline and os.environ.get("PREFECT_API_URL") else None
+    window = _window if not offline and prefectserver.adopt() else None
     if window:
         # the terminal shows the run itself; Prefect's own log lines go to its server only
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -196,6 +224,26 @@ def resume(
     Example: `relight resume last`
     """
     _finish(_follow(run_id, offline=offline), as_json=as_json)
+
+
+@app.command("take-over")
+def take_over(
+    system_name: Annotated[str, typer.Argument(metavar="SYSTEM", help="Its name, or its folder.")],
+    lost: Annotated[str, typer.Option("--lost", hidden=True, help="The run that `relight serve` found.")] = "",
+    offline: Annotated[bool, typer.Option("--offline", help="Do not use a Prefect server.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on here with the last run of a system, whose own machine is lost. `relight serve` does it by itself.
+
+    For systems whose lease is in a shared store, which names the run. Refused while its engine lives. The run gets a
+    new id and journal here; sites, waivers and the start of the incident are those of the lost one.
+
+    Example: `relight take-over shop`
+    """
+    request = eventloop.run(standby.request(system_name, lost=bool(lost)))
+    if lost and request.cause[takeover.CAUSE] != lost:
+        raise BadInput(f"the last run of {system_name} is {request.cause[takeover.CAUSE]} now, not {lost}")
+    _finish(_follow(request, offline=offline), as_json=as_json)
 
 
 @app.command()

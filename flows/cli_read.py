@@ -23,7 +23,6 @@ from flows.engine import (
     outlook,
     places,
     preview,
-    readyfile,
     report,
     roles,
     supervisor,
@@ -280,32 +279,3 @@ def verify(run_id: RunArgument = "last", as_json: JsonOption = False) -> None:
     else:
         torn = f"; a torn last line of {len(found.torn)} bytes" if found.torn else ""
         out.print(f"{path}: {len(found.records)} records, chain holds, last {found.head}{torn}", soft_wrap=True)
-
-
-@app.command()
-def ready(
-    system_name: SystemOption,
-    name: Annotated[str, typer.Argument(metavar="RUNBOOK", help="The runbook that would have to work.")] = "failover",
-    mode: ModeOption = "graceful",
-    variables: VarOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Observe every step against the live system: would it work now? Exit 1 if not, with the reasons.
-
-    Example: `relight ready --system lab`
-    """
-    request = launch.Request(system_name, name, mode, vars=read_vars(variables))
-    checked, found, previews = eventloop.run(preview.observe(request))
-    reasons = preview.unready(previews)
-    readyfile.note(checked.plan.system, checked.plan.runbook, mode, reasons, datetime.now(UTC))
-    if as_json:
-        _print_json({"ready": not reasons, "reasons": reasons, **plan_json(checked, found, previews)})
-    else:
-        title = f"{name} of {system_name} ({mode})"
-        out.print(view.plan_view(title, previews, checked.plan.worst_end_s))
-        for reason in reasons:
-            out.print(f"not ready: {reason}", style="red")
-        if not reasons:
-            out.print("ready", style="bold green")
-    if reasons:
-        raise typer.Exit(1)

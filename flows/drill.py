@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows import window
 from flows.engine import gameday, launch, report
 from flows.engine.following import EngineThread
+from flows.offers import Offer
 
 
 class DrillOptions(BaseModel):
@@ -53,3 +54,6 @@ async def drill(options: DrillOptions) -> State[Any]:
     result = await asyncio.to_thread(gameday.drill, asked, follow, logger.info)
     await window.artifacts(result)
     return Completed(message=result.verdict) if result.exit_code == 0 else Failed(message=result.reason)
+
+
+OFFERED = (Offer(drill, DrillOptions),)

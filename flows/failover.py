@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows import catchup, window
 from flows.engine import launch, preview
 from flows.engine.roles import Wish
+from flows.offers import Offer
 
 
 class FailoverOptions(BaseModel):
@@ -88,3 +89,6 @@ async def _plan(request: launch.Request) -> State[Any]:
     text = "\n".join((f"# Plan of {request.runbook}", json.dumps(dict(roles.by_name)), *lines, "Nothing was changed."))
     await acreate_markdown_artifact(text, key=f"{ready.plan.runbook}-{ready.plan.system}-plan")
     return Completed(message="planned; nothing was changed")
+
+
+OFFERED = (Offer(failover, FailoverOptions),)

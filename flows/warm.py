@@ -1,7 +1,9 @@
 """A runner that waits for its one run: a process of its own, started and imported before it is needed.
 
-It reads one request from its standard input and answers with the run's id as soon as that has begun. Then it is on its
-own: whatever becomes of the process that started it, the run goes on, and a run that crashes takes nobody with it.
+It reads one request from its standard input and answers as soon as that has begun. Then it is on its own: whatever
+becomes of the process that started it, the run goes on, and a run that crashes takes nobody with it. Two kinds of
+request: a run of the engine (``handover``), which begins at once and is shown in Prefect beside; and a flow run that
+somebody started in Prefect, ``{"flow_run_id": …, "key": "flow/deployment"}``, claimed already.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.engine import places, view
+from flows.engine import flowruns, places, view
 from flows.engine.following import EngineThread
 from flows.engine.handover import unpack
 from tasks import catalog
@@ -37,6 +39,24 @@ def main() -> None:
     line = sys.stdin.readline()
     if not line:  # whoever started us is gone, and nobody asked for a run
         os._exit(0)
+    if line.startswith('{"flow_run_id"'):
+        _flow_run(json.loads(line))
+    _run(line, window)
+
+
+def _flow_run(asked: dict[str, str]) -> None:
+    from flows import running  # noqa: PLC0415 - imported already, by _window
+
+    with flowruns.hold(asked["flow_run_id"]):
+        _answer({"run_id": asked["flow_run_id"]})
+        _to_log(flowruns.log_file(asked["flow_run_id"]))
+        os.close(1)
+        code = running.run(asked["flow_run_id"], asked["key"])
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run(line: str, window: Callable[[EngineThread], None] | None) -> None:
     try:
         engine = EngineThread(unpack(line))
     except RelightError as e:
@@ -69,8 +89,11 @@ def _window() -> Callable[[EngineThread], None] | None:
     if not os.environ.get("PREFECT_API_URL"):
         return None
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    from flows import window  # noqa: PLC0415 - over a second, which is what this process waits with beforehand
+    # over two seconds, which is what this process waits with beforehand
+    from flows import offers, running, window  # noqa: PLC0415
 
+    offers.offered()
+    running.warm_up()
     return window.open_beside
 
 

@@ -19,6 +19,8 @@ from prefect.artifacts import (
     aupdate_progress_artifact,
 )
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.flow_engine import run_flow_async
 from prefect.logging.handlers import APILogWorker
@@ -27,9 +29,9 @@ from prefect.states import Pending
 from prefect.task_engine import run_task_async
 from rich.console import Console
 
-from flows import catchup
+from flows import calls, catchup
 from flows.approval import Forms
-from flows.engine import alive, journal, launch, places, report, windowfile
+from flows.engine import alive, journal, launch, places, report, standby, windowfile
 from flows.engine.following import EngineThread, Followed, JournalTail
 from flows.engine.journal import Record
 from flows.engine.state import FINISHED, fold
@@ -188,10 +190,53 @@ async def run(request: launch.Request) -> report.Report:
     attached = _attached.get()
     if attached is not None:
         return await show(attached)
-    folder = windowfile.run_of(places.state_home(), str(flow_run.id))
-    if folder is None:
-        return await show(EngineThread(request).start())
+    folder = windowfile.run_of(places.state_home(), str(flow_run.id)) or _keyed()
+    if folder is not None:
+        return await _again(folder)
+    try:
+        return await show(EngineThread(await _taken_over(request) or request).start())
+    except (LeaseHeld, BadInput):
+        # the watch of ``relight serve`` may have taken it over at the same moment
+        folder = windowfile.run_of(places.state_home(), str(flow_run.id))
+        if folder is None:
+            raise
     return await _again(folder)
+
+
+async def _taken_over(request: launch.Request) -> launch.Request | None:
+    """A flow run that is tried again on another machine than its run's: that run, taken over. None where it had none.
+
+    Raises BadInput where that run has ended, or another one of the system began since: a new one would conclude roles
+    in the middle of a move, or move back what was moved since.
+    """
+    context = FlowRunContext.get()
+    asked = context.flow_run if context is not None else None
+    if asked is None:
+        return None
+    file = places.system_file(request.system)
+    if not standby.watched((str(file),)):
+        return None
+    _, held, _ = await standby.record(file)
+    return standby.for_flow_run(request.system, held, str(asked.id), asked.start_time)
+
+
+def _keyed() -> Path | None:
+    """The run that this flow run was made for (``catchup.flow_run_of``); None where a person or a schedule made it.
+
+    Raises BadInput where that run is another machine's: it must not be begun here a second time.
+    """
+    context = FlowRunContext.get()
+    asked = context.flow_run if context is not None else None
+    run_id = windowfile.run_of_key((asked.idempotency_key if asked is not None else "") or "")
+    if run_id is None:
+        return None
+    folder = places.state_home() / "runs" / run_id
+    if not (folder / "journal.jsonl").exists():
+        raise BadInput(
+            f"this flow run shows run {run_id}, which is not of this machine; nothing was begun."
+            " If its machine is lost: relight take-over SYSTEM"
+        )
+    return folder
 
 
 async def _again(folder: Path) -> report.Report:
@@ -244,11 +289,18 @@ async def _opened(engine: EngineThread) -> None:
     options = FailoverOptions.of_head(head)
     async with get_client() as client:
         found = await catchup.flow_run_of(client, folder, head)
-        if found.state_type is None or found.state_type.value != "PENDING":
+        claimed = found.state_type == StateType.SCHEDULED and await calls.claim(client, found.id)
+        if not claimed and found.state_type != StateType.PENDING:
+            # taken up again after a crash: it is ours by the run's lease
             await client.set_flow_run_state(found.id, Pending(), force=True)
-            found = await client.read_flow_run(found.id)
-    flow = failover.with_options(name=head["runbook"], flow_run_name=catchup.flow_run_name(head))
-    await run_flow_async(flow, flow_run=found, parameters={"options": options}, return_type="state")
+        found = await client.read_flow_run(found.id)
+    flow = failover if found.deployment_id else failover.with_options(name=head["runbook"])
+    flow = flow.with_options(flow_run_name=catchup.flow_run_name(head))
+    async with calls.held(found.id, engine.halt) as was_cancelled:
+        await run_flow_async(flow, flow_run=found, parameters={"options": options}, return_type="state")
+        if was_cancelled():
+            async with get_client() as client:
+                await calls.cancelled(client, found.id)
     # task runs reach the server as events and lines as logs, both from queues that the process's end would drop
     await asyncio.to_thread(EventsWorker.drain_all, timeout=SHOW_S / 2)
     await asyncio.to_thread(APILogWorker.drain_all, timeout=SHOW_S / 2)

@@ -19,10 +19,12 @@ from pydantic import BaseModel
 
 import tasks
 from tasks.contract import Action, Surroundings
+from tasks.manual import Manual
+from tasks.readiness import Check
 
 A = TypeVar("A", bound=type[Action])
 
-_NOT_PROVIDERS = {"actions", "protocol", "twin"}
+_NOT_PROVIDERS = {"actions", "manual", "protocol", "readiness", "twin"}
 
 
 @runtime_checkable
@@ -92,6 +94,22 @@ def provider(name: str) -> type[Provider]:
     if name not in provider_names():
         raise KeyError(name)
     found: type[Provider] = importlib.import_module(f"tasks.{name}").PROVIDER
+    return found
+
+
+def checks() -> tuple[Check, ...]:
+    """Every check of readiness: ``CHECKS`` of each domain's module ``readiness``, domain by domain."""
+    with_checks = (d for d in domains() if "readiness" in _modules(d))
+    return tuple(c for d in with_checks for c in importlib.import_module(f"tasks.{d}.readiness").CHECKS)
+
+
+@cache
+def manuals() -> dict[str, Manual]:
+    """Action -> what gives its commands for people: ``MANUAL`` of each domain's module ``manual``."""
+    found: dict[str, Manual] = {}
+    for domain in domains():
+        if "manual" in _modules(domain):
+            found |= importlib.import_module(f"tasks.{domain}.manual").MANUAL
     return found
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from tasks.capacity.protocol import Scaling
+from tasks.database._sizes import PoolLimits
 from tasks.database.protocol import Durability
 from tasks.errors import Contradiction, Rejected, Unreachable
 from tasks.zones.protocol import RRset
@@ -109,6 +110,10 @@ class Data:
     deregistered: set[str] = field(default_factory=set)
     """Application servers that were taken out of their target group."""
     paused: set[str] = field(default_factory=set)
+    autovacuum: dict[str, tuple[bool, int]] = field(default_factory=lambda: {"public.events": (True, 500)})
+    """table -> is it vacuumed, and after how many changed rows. Not as the plan says: there is something to do."""
+    pools: dict[str, PoolLimits] = field(default_factory=dict)
+    """site -> limits of its pooler; ``POOL`` where they were never set."""
     buckets: dict[str, Bucket] = field(default_factory=dict)
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
     serial: int = 1

@@ -73,6 +73,8 @@ tcp_keepalives_idle = 2
 tcp_keepalives_interval = 1
 tcp_keepalives_count = 3
 autovacuum_vacuum_threshold = 50
+shared_preload_libraries = 'pg_stat_statements'
+pg_stat_statements.track_planning = on
 log_destination = stderr
 log_line_prefix = '%m [%p] %q%u@%d/%a '
 log_checkpoints = off
@@ -88,14 +90,18 @@ host  all         all                127.0.0.0/8 scram-sha-256
 """
 
 # What relight may do, each for a reason; it is no superuser. pg_promote, pg_reload_conf and the file functions
-# that pg_rewind reads through are for superusers until granted (manual 9.27, 9.28, pg_rewind "Notes").
+# that pg_rewind reads through are for superusers until granted (manual 9.27, 9.28, pg_rewind "Notes"). Autovacuum
+# settings, VACUUM and ANALYZE of a table are for its owner until PostgreSQL 17 has MAINTAIN: hence a member of app.
 ROLES = """\
 CREATE ROLE replicator LOGIN REPLICATION PASSWORD {replicator};
 CREATE ROLE app LOGIN PASSWORD {app};
 CREATE ROLE relight LOGIN REPLICATION PASSWORD {relight};
+CREATE ROLE exporter LOGIN CONNECTION LIMIT 5 PASSWORD {exporter};
+GRANT pg_monitor TO exporter;
 GRANT pg_monitor, pg_read_all_stats, pg_signal_backend, pg_checkpoint TO relight;
 GRANT ALTER SYSTEM ON PARAMETER default_transaction_read_only, synchronous_standby_names, primary_conninfo,
   primary_slot_name, recovery_min_apply_delay TO relight;
+GRANT app TO relight;
 CREATE DATABASE {database} OWNER app;
 """
 
@@ -107,6 +113,8 @@ GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer), pg_reload_conf(), pg_wal
 """
 
 SCHEMA = """\
+CREATE EXTENSION pg_stat_statements;
+CREATE EXTENSION pgstattuple;
 ALTER TABLE events OWNER TO app;
 GRANT SELECT, INSERT, DELETE ON events TO relight;
 CREATE TABLE relight_probe (id int PRIMARY KEY, nonce text, at timestamptz DEFAULT now());
@@ -220,7 +228,7 @@ def _copy(template: Path, node: str) -> None:
 def template() -> Path:
     """The cached data directory that all nodes start from, made when version, settings or secrets are new."""
     version = subprocess.run([binaries.find("postgres"), "--version"], check=True, capture_output=True, text=True)
-    passwords = "".join(secret(user) for user in ("postgres", "relight", "replicator", "app"))
+    passwords = "".join(secret(user) for user in ("postgres", "relight", "replicator", "app", "exporter"))
     schema = (HERE / "app" / "schema.sql").read_text(encoding="utf-8")
     source = Path(__file__).read_text(encoding="utf-8")
     key = hashlib.sha256(f"{version.stdout}\0{passwords}\0{schema}\0{source}".encode()).hexdigest()[:16]
@@ -275,7 +283,7 @@ def _fill(at: Path, server: registry.Process, schema: str) -> None:
         except psycopg.OperationalError as e:
             if registry.wait_gone(server, 0.02):
                 raise registry.LabError(f"PostgreSQL for the template ended: {e}; see {server.log}") from e
-    names = {user: sql.Literal(secret(user)) for user in ("replicator", "app", "relight")}
+    names = {user: sql.Literal(secret(user)) for user in ("replicator", "app", "relight", "exporter")}
     with first as admin:
         for statement in ROLES.split(";\n"):
             if statement:

@@ -25,9 +25,15 @@ need haproxy haproxy
 need pgbouncer pgbouncer
 need bind9 named
 need bind9-utils named-checkconf
+# What a person types of an exported runbook.
+need bind9-dnsutils dig nsupdate
+need socat socat
+need curl curl
 need unbound unbound
 need prometheus prometheus promtool
 need prometheus-alertmanager prometheus-alertmanager amtool
+need prometheus-node-exporter prometheus-node-exporter
+need prometheus-postgres-exporter prometheus-postgres-exporter
 need rclone rclone
 # Caches, for the tests of tasks/cache.
 need redis-server redis-server
@@ -58,7 +64,8 @@ install_missing() {
   trap "restore '$policy' '$saved'" EXIT
 
   # Only services that were not here before may be disabled afterwards.
-  local units=(postgresql haproxy pgbouncer named unbound prometheus prometheus-alertmanager redis-server varnish) unit new=()
+  local units=(postgresql haproxy pgbouncer named unbound prometheus prometheus-alertmanager redis-server varnish
+    prometheus-node-exporter prometheus-postgres-exporter) unit new=()
   local systemd=no
   [[ -d /run/systemd/system ]] && systemd=yes
   if [[ $systemd == yes ]]; then

@@ -16,7 +16,7 @@ import registry
 HERE = Path(__file__).resolve().parent
 SITES = ("west", "east")
 NODES = ("west-pg1", "west-pg2", "east-pg1", "east-pg2")
-SECRETS = ("postgres", "relight", "replicator", "app", "tsig", "s3_access", "s3_secret", "alerts")
+SECRETS = ("postgres", "relight", "replicator", "app", "tsig", "s3_access", "s3_secret", "alerts", "exporter")
 APPS = range(1, 11)
 DATABASE = "venue"
 ZONE = "venue.test."

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import binaries
+import exporters
 import probes
 import registry
 from layout import APPS, SITES, Part, fresh, net, write
@@ -104,8 +105,8 @@ ALERTS = {
 
 
 def parts() -> list[Part]:
-    """Prometheus and Alertmanager."""
-    return [_prometheus(), _alertmanager()]
+    """Prometheus and Alertmanager, and the exporters that Prometheus reads."""
+    return [_prometheus(), _alertmanager(), *exporters.parts()]
 
 
 def _prometheus() -> Part:
@@ -123,12 +124,13 @@ def _prometheus() -> Part:
             "evaluation_interval": "1s",
             "external_labels": {"system": "lab"},
         },
-        "rule_files": [str(place / "rules.yaml")],
+        "rule_files": [str(place / "rules.yaml"), str(place / "exported*.yaml")],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [ALERTMANAGER]}]}]},
         "scrape_configs": [
             {"job_name": "app", "honor_labels": True, "static_configs": apps},
             {"job_name": "haproxy", "static_configs": balancers},
             {"job_name": "prometheus", "static_configs": [{"targets": [PROMETHEUS]}]},
+            *exporters.scrape_configs(),
         ],
     }
     rules = [

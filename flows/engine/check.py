@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -119,11 +120,31 @@ def target_objectives(target: LoadedSystem) -> list[str]:
     return list(target.system.objectives)
 
 
+SECTIONS = ("auto_scaling", "database", "scaling")
+"""Sections of the system file whose values a step may use: ``${auto_scaling.min_instances}``."""
+
+
+def _variables(work: _Checked, step: StepSpec) -> dict[str, Any]:
+    """The runbook's own, and the sections' where the step asks for one of those: written once, in the system file."""
+    found: dict[str, Any] = dict(work.loaded.runbook.vars)
+    data = work.target.document.data
+    if "${" in str(step.with_) and any(f"${{{s}." in str(step.with_) for s in SECTIONS):
+        for section in SECTIONS:
+            found |= _flat(section, data.get(section))
+    return found
+
+
+def _flat(at: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for key, inner in value.items() for k, v in _flat(f"{at}.{key}", inner).items()}
+    return {at: value} if isinstance(value, str | int | float | bool) else {}
+
+
 def _parameters(work: _Checked, index: int, step: StepSpec, cls: type[Action]) -> Action | None:
     where: yamlfile.Where = ("steps", index, "with")
     document = work.loaded.document
     try:
-        data = substituted(document, step.with_, work.loaded.runbook.vars, where)
+        data = substituted(document, step.with_, _variables(work, step), where)
         action = cls.model_validate(data)
     except InvalidFiles as e:
         work.findings.extend(e.findings)

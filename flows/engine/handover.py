@@ -9,6 +9,7 @@ from datetime import datetime
 from flows.engine.launch import Request
 from flows.engine.roles import Wish
 from tasks.errors import BadInput
+from tasks.leases.protocol import Mandate
 
 _TIMES = ("incident_started_at", "detected_at")
 
@@ -30,6 +31,7 @@ def unpack(line: str) -> Request:
             raise BadInput(f"this is no request of this version of relight: {sorted(found)}")
         for name in _TIMES:
             found[name] = datetime.fromisoformat(found[name]) if found[name] else None
-        return Request(**{**found, "wish": Wish(**found["wish"])})
+        lost = Mandate(**found["takes_over"]) if found["takes_over"] else None
+        return Request(**{**found, "wish": Wish(**found["wish"]), "takes_over": lost})
     except (ValueError, TypeError) as e:
         raise BadInput(f"this is no request: {e}") from e

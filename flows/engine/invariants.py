@@ -132,6 +132,7 @@ class Rules:
             "held": sorted(world.paused - world.down),
             "buckets": {s: b.source for s, b in world.buckets.items()},
             "origins": {component: origin[0] for component, origin in world.origin.items()},
+            "sizes": {**world.autovacuum, **{s: str(p) for s, p in world.pools.items() if s not in world.down}},
         }  # fmt: skip
 
     async def serves(self) -> bool:

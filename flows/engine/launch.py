@@ -26,10 +26,12 @@ from flows.engine import (
     leasing,
     notify,
     places,
+    readygate,
     report,
     runbook,
     safety,
     system,
+    takeover,
 )
 from flows.engine import lease as leases
 from flows.engine.findings import Finding
@@ -45,6 +47,7 @@ from flows.engine.stepping import Ask
 from tasks.clock import Clock, LoopClock
 from tasks.contract import Mode, RunInfo, in_thread
 from tasks.errors import BadInput, LeaseHeld, RelightError
+from tasks.leases.protocol import Mandate
 from tasks.network import Network, Sockets
 
 
@@ -59,6 +62,7 @@ class Request:
         vars: variables of the runbook that have another value in this run, as text.
         cause: what made it be asked for, where something did (the alert's episode, and what every gate said); recorded.
         prefect_flow_run_id: the flow run that asked, where one did: tried again there, the run is resumed.
+        takes_over: the run of another, lost machine in whose place this one goes on (``takeover``).
     """
 
     system: str
@@ -74,6 +78,7 @@ class Request:
     cause: Mapping[str, Any] = field(default_factory=dict)
     vars: Mapping[str, str] = field(default_factory=dict)
     prefect_flow_run_id: str = ""
+    takes_over: Mandate | None = None
 
 
 @dataclass(frozen=True)
@@ -163,24 +168,31 @@ async def run(request: Request, listeners: Listeners | None = None, ground: Grou
         killswitch.check(ready.plan.system)
         run_id = new_run_id(begun, request)
         policy = ready.loaded.system.safety
+        looked = readygate.check(policy.readiness, ready.plan.system, ready.plan.runbook, request.waivers, begun)
+        if looked["at"] and not looked["ready"]:
+            heard.line("readiness", f"it was not found ready: {looked['against']}")
         asked = leasing.Asked(
-            ready.plan.system, run_id, clock, policy, request.automatic, 0, ground.elapsed, heard.waiting, ground.held
-        )
+            ready.plan.system, run_id, clock, policy, request.automatic, 0, ground.elapsed, heard.waiting, ground.held,
+            takeover.may_begin(request.takes_over, ready.plan.digest),
+        )  # fmt: skip
         async with leasing.turn(asked, components) as turn:
             turn.lease.check()
-            if request.automatic:
+            if request.automatic and request.takes_over is None:
                 safety.cool_down(policy, ready.plan.system, turn.lease.last, request.waivers, clock.utc())
                 safety.velocity(policy.velocity, ready.plan.system, run_id, clock.utc())
             # Under the lease: a run that ends meanwhile may have swapped the roles.
-            roles = await resolve(ready.loaded.system, components, request.wish)
+            roles = await _roles(request.takes_over, ready, components, request.wish)
             folder = places.state_home() / "runs" / run_id
             turn.journal = journal = ground.journal(folder / "journal.jsonl")
             incident = request.incident_started_at or begun
             info = run_info(ready.plan, request, run_id, turn.lease.epoch, incident)
+            head = _header(ready, request, roles, info, begun)
+            at = begun.isoformat(timespec="microseconds")
+            await turn.lease.charge(takeover.mandate({**head, "at": at}, _home(ready), takeover.lives(head)))
             going = _run(ready, info, roles, Live(components, clock, ground.network, turn.lease))
             with contextlib.closing(journal), alive.hold(folder):
                 runner = Runner(going, journal, heard.record, heard.began, heard.line, heard.ask, ground.dice)
-                runner.record("run_started", **_header(ready, request, roles, info, begun))
+                runner.record("run_started", **head, readiness=looked)
                 return await _go(runner, folder, heard, components)
 
 
@@ -190,7 +202,9 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
     clock = ground.clock()
     folder = places.run_folder(run_id)
     # Only read until the lease is held: opening a journal to write repairs its end, which a live run may be writing.
-    head = _resumable(folder.name, read(folder / "journal.jsonl").records)
+    before = read(folder / "journal.jsonl").records
+    head = _resumable(folder.name, before)
+    newest = max(r["epoch"] for r in before if r["type"] in ("run_started", "run_resumed"))
     ready = ground.prepare(head["files"]["system"], head["files"]["runbook"], head["mode"], head.get("vars", {}))
     if ready.plan.digest != head["plan"]["digest"]:
         raise BadInput(
@@ -201,9 +215,10 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
         killswitch.check(ready.plan.system)
         asked = leasing.Asked(
             ready.plan.system, folder.name, clock, ready.loaded.system.safety, head.get("automatic", False),
-            head["epoch"], ground.elapsed, heard.waiting, ground.held,
+            head["epoch"], ground.elapsed, heard.waiting, ground.held, takeover.not_overtaken(folder.name, newest),
         )  # fmt: skip
         async with leasing.turn(asked, components) as turn:
+            await turn.lease.charge(takeover.mandate(head, _home(ready), takeover.lives(head)))
             turn.journal = journal = ground.journal(folder / "journal.jsonl")
             info = RunInfo(
                 run_id=folder.name,
@@ -228,6 +243,18 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
                     reopened=reopened(ready.plan, runner.state),
                 )
                 return await _go(runner, folder, heard, components)
+
+
+async def _roles(lost: Mandate | None, ready: Ready, components: Components, wish: Wish) -> Roles:
+    """Observed; those of the run that is taken over, else: in the middle of a move, what is seen would mislead."""
+    if lost is None:
+        return await resolve(ready.loaded.system, components, wish)
+    return Roles({**{s: s for s in ready.loaded.system.sites}, **lost.roles}, {takeover.CAUSE: lost.run_id})
+
+
+def _home(ready: Ready) -> Path:
+    """The folder of the system file."""
+    return Path(ready.loaded.document.file).parent
 
 
 def _resumable(run_id: str, records: tuple[Record, ...]) -> Record:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from flows.engine import processes, turns
 from tasks.clock import Clock
 from tasks.errors import LeaseHeld, RelightError
-from tasks.leases.protocol import Engine, Held, LastRun
+from tasks.leases.protocol import Engine, Held, LastRun, Mandate
 
 TTL_S = 10.0
 """A holder that did not renew for so long stands still (SIGSTOP, a suspended machine) and may be taken over."""
@@ -46,8 +46,17 @@ class Lease(Protocol):
         """Renew until cancelled, or taken over."""
         ...
 
-    async def end(self, last: LastRun | None) -> None:
-        """Give the lease up. ``last``: how this run ended, None if it changed nothing. Safe to repeat."""
+    async def charge(self, mandate: Mandate) -> None:
+        """Note what this run was asked to do, where another machine would need it. Raises nothing: at worst people go
+        on with the run in place of a machine.
+        """
+        ...
+
+    async def end(self, last: LastRun | None, ended: str = "") -> None:
+        """Give the lease up. ``last``: how this run ended, None if it changed nothing. Safe to repeat.
+
+        ``ended``: the verdict; empty when the run came to none, and somebody is still to go on with it.
+        """
         ...
 
     def drop(self) -> None:
@@ -71,6 +80,7 @@ class Holder:
         changed: a run id -> False if it is certain that the run changed nothing.
         say: hears what is waited for.
         gone: an engine -> True if it is certain that its process does not live any more.
+        may: raises where the record, as it is replaced, says that this run may not begin or go on.
     """
 
     run_id: str
@@ -83,6 +93,7 @@ class Holder:
     changed: Callable[[str], bool] = lambda _run_id: True
     say: Callable[[str], None] = lambda _text: None
     gone: Callable[[Engine], bool] = processes.gone
+    may: Callable[[Held | None], None] = lambda _held: None
 
     def next(self, old: Held | None) -> Held:
         """The record with which this engine takes over from ``old``."""
@@ -97,6 +108,7 @@ class Holder:
             automatic=self.automatic,
             released=False,
             last=self.last(old),
+            mandate=old.mandate if old else None,
             paused=old.paused if old else "",
         )
 
@@ -184,7 +196,10 @@ class FileLease:
             self.renew()
             await clock.sleep(self.holder.ttl_s / 5)
 
-    async def end(self, last: LastRun | None) -> None:
+    async def charge(self, mandate: Mandate) -> None:
+        """Its journal is on this machine, and so is whoever would go on with it."""
+
+    async def end(self, last: LastRun | None, ended: str = "") -> None:
         self.release(last)
 
     def release(self, last: LastRun | None = None) -> None:

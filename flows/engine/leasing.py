@@ -18,7 +18,7 @@ from flows.engine.state import fold
 from flows.engine.storelease import StoreLease
 from tasks.clock import Clock
 from tasks.errors import LeaseHeld, RelightError
-from tasks.leases.protocol import LastRun, LeaseStore
+from tasks.leases.protocol import Held, LastRun, LeaseStore
 from tasks.zones.protocol import Zone
 
 
@@ -29,6 +29,7 @@ class Asked:
     Attributes:
         floor: the newest epoch that this run had before, if it is resumed.
         elapsed: as ``lease.elapsed``; say: hears what is waited for; took: sees each lease that was taken.
+        may: as ``Holder.may``.
     """
 
     system: str
@@ -40,6 +41,7 @@ class Asked:
     elapsed: Callable[[], float] = leases.elapsed
     say: Callable[[str], None] = lambda _text: None
     took: Callable[[Lease], Lease] = lambda lease: lease
+    may: Callable[[Held | None], None] = lambda _held: None
 
 
 @dataclass
@@ -49,6 +51,10 @@ class Turn:
     lease: Lease
     asked: Asked
     journal: FileJournal | None = field(default=None)
+
+    def ended(self) -> str:
+        """The verdict; empty when the run came to none."""
+        return fold(self.journal.records).ended or "" if self.journal else ""
 
     def last(self, now: datetime) -> LastRun | None:
         """How the run ended; None when it changed nothing."""
@@ -84,6 +90,7 @@ async def turn(asked: Asked, components: Components) -> AsyncIterator[Turn]:
         doing=doing,
         changed=changed,
         say=asked.say,
+        may=asked.may,
     )
     lease: Lease
     if store is None:
@@ -103,7 +110,7 @@ async def turn(asked: Asked, components: Components) -> AsyncIterator[Turn]:
     finally:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
-        await lease.end(current.last(asked.clock.utc()))
+        await lease.end(current.last(asked.clock.utc()), current.ended())
 
 
 def store_of(components: Components) -> LeaseStore | None:

@@ -31,14 +31,14 @@ def follow(folder: Path, components: Components) -> threading.Thread | None:
     return _start([str(folder)], b"")
 
 
-def alert(system: str | Path, title: str, text: str) -> None:
+def alert(system: str | Path, title: str, text: str) -> threading.Thread:
     """Tell those of ``system`` (a name, a folder or a file) who want ``alert`` of something that has no run.
 
     For what waits for a person, and for signals that disagree. Never raises and never waits; what became of it is in
-    the state folder's ``notifications.jsonl``.
+    the state folder's ``notifications.jsonl``. The thread ends once that began: a process that ends may wait for it.
     """
     said = {"system": str(system), "title": title, "text": text}
-    _start([], json.dumps(said).encode())
+    return _start([], json.dumps(said).encode())
 
 
 def _start(words: list[str], said: bytes) -> threading.Thread:

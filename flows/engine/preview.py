@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,6 +19,7 @@ from tasks.clock import Clock
 from tasks.contract import Context, Observation, Phase, RunInfo
 from tasks.database.protocol import Database
 from tasks.errors import RelightError, SafetyRefusal
+from tasks.health.actions import ConfirmFailure
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,11 @@ class Preview:
     error: RelightError | None
 
 
-async def observe(request: Request) -> tuple[Ready, Roles, list[Preview]]:
+Around = Callable[[PlannedStep, Roles], contextlib.AbstractContextManager[object]]
+"""What stands around the look at one step: a listener."""
+
+
+async def observe(request: Request, around: Around | None = None) -> tuple[Ready, Roles, list[Preview]]:
     """Observe every step against the live system and change nothing: no lease, no journal, no file."""
     ready = prepare(request.system, request.runbook, request.mode, request.vars)
     ground = Ground()
@@ -37,7 +43,8 @@ async def observe(request: Request) -> tuple[Ready, Roles, list[Preview]]:
     async with ground.providers(ready, clock) as components:
         roles = await resolve(ready.loaded.system, components, request.wish)
         info = run_info(ready.plan, request, "plan", 0, request.incident_started_at or clock.utc())
-        found = await _looked(ready.plan.steps, _Eyes(ready, clock, components, info, roles.by_name, RunState()))
+        eyes = _Eyes(ready, clock, components, info, roles.by_name, RunState())
+        found = await _looked(ready.plan.steps, eyes, lambda step: around(step, roles) if around else _NOTHING)
         return ready, roles, found
 
 
@@ -100,35 +107,44 @@ class _Eyes:
             rpo_s=self.ready.rpo_s,
             earlier=self.state.earlier(),
             intended=self.state.of(step.id).intents,
-            guard=_read_only,
+            guard=read_only,
         )
 
 
-async def _looked(steps: tuple[PlannedStep, ...], eyes: _Eyes) -> list[Preview]:
+_NOTHING = contextlib.nullcontext()
+
+
+async def _looked(
+    steps: tuple[PlannedStep, ...],
+    eyes: _Eyes,
+    around: Callable[[PlannedStep], contextlib.AbstractContextManager[object]] = lambda _step: _NOTHING,
+) -> list[Preview]:
     # few at a time: eighteen steps at once would starve each other's probes, and live nodes look silent
     turn = asyncio.Semaphore(3)
 
     async def look(step: PlannedStep) -> Preview:
         async with turn:
-            found = await Attempt(step, eyes.context(step), lambda _seen: None, None).observed()
+            with around(step):  # a context variable of this task alone
+                found = await Attempt(step, eyes.context(step), lambda _seen: None, None).observed()
             return Preview(step, None, found) if isinstance(found, RelightError) else Preview(step, found, None)
 
     return list(await asyncio.gather(*(look(s) for s in steps)))
 
 
-def _read_only() -> None:
+def read_only() -> None:
+    """The guard of whoever only looks. Raises SafetyRefusal."""
     raise SafetyRefusal("this is a look: nothing may be changed")
 
 
 def unready(previews: list[Preview]) -> list[str]:
     """Why the runbook would not work now: steps that cannot be observed, entry checks that do not hold, a loss above
-    the objective.
+    the objective. That a failure is not confirmed while all is well is none.
     """
     reasons = []
     for p in previews:
         if p.seen is None:
             reasons.append(f"{p.step.id}: {p.error}")
-        elif p.step.phase is Phase.DETECT and not p.seen.holds:
+        elif p.step.phase is Phase.DETECT and not p.seen.holds and not isinstance(p.step.action, ConfirmFailure):
             reasons.append(f"{p.step.id}: {p.seen.summary}")
         elif (p.seen.facts.get("rpo") or {}).get("met") is False:
             reasons.append(f"{p.step.id}: {'; '.join(p.seen.facts['rpo'].get('reasons', ['the RPO would be missed']))}")

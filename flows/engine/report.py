@@ -69,6 +69,8 @@ class Report(_Part):
     ended_at: str | None
     trigger: str
     operator: str
+    taken_over: dict[str, str] = {}
+    """The run of a lost machine in whose place this one goes on: ``takes_over``, ``from``, ``step``; else empty."""
     roles: dict[str, str]
     waivers: dict[str, str]
     epoch: int
@@ -137,6 +139,7 @@ def from_records(records: tuple[Record, ...], where: JournalRef) -> Report:
         ended_at=ended[-1]["at"] if state.ended else None,
         trigger=head["trigger"],
         operator=head["operator"],
+        taken_over=taken_over(head),
         roles={k: head["roles"][k] for k in ("active", "failed", "target") if k in head["roles"]},
         waivers=head["waivers"],
         epoch=max(r["epoch"] for r in records if "epoch" in r),
@@ -180,6 +183,12 @@ def yes_no(met: bool | None) -> str:
     return {True: "met", False: "MISSED", None: "not part of this run"}[met]
 
 
+def taken_over(head: Record) -> dict[str, str]:
+    """What a run's first record says of the run that it goes on in place of; empty where there is none."""
+    cause = head.get("cause", {})
+    return {k: str(cause[k]) for k in ("takes_over", "from", "step") if cause.get("takes_over") and k in cause}
+
+
 def markdown(result: Report) -> str:
     """The report as people forward it."""
     moved = f"{result.roles.get('failed')} → {result.roles.get('target')}"
@@ -190,6 +199,11 @@ def markdown(result: Report) -> str:
         f"Incident began {result.incident_started_at}, run began {result.started_at}, "
         + (f"ended {result.ended_at}." if result.ended_at else "not ended."),
     ]
+    if result.taken_over:
+        before = result.taken_over
+        where = f"{before.get('from', '?')}, {before.get('step') or 'at its start'}"
+        said = f"In place of run `{before['takes_over']}`, whose machine was lost ({where})."
+        out += ["", f"{said} What that did and measured is in its own journal, on that machine."]
     if result.reason:
         out += ["", f"**Why:** {result.reason}"]
     if result.waivers:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -32,6 +33,18 @@ class Velocity(Strict):
     per: Duration = Field(3600.0, gt=0)
 
 
+class ReadyGate(Strict):
+    """``readiness``: what a run does that the newest ``relight ready`` spoke against.
+
+    Attributes:
+        unready: ``warn``: it says so and goes on; ``refuse``: it needs ``--waive readiness='who and why'``.
+        max_age: an older answer, or none, counts as no answer, which is not ready either.
+    """
+
+    unready: Literal["warn", "refuse"] = "warn"
+    max_age: Duration = Field(7200.0, gt=0)
+
+
 class Safety(Strict):
     """``safety``: what runs that nobody asked for by hand may do, and how long an engine may stand still.
 
@@ -39,11 +52,13 @@ class Safety(Strict):
         cool_down: after the end of a run that changed something, no automatic run until a person acknowledges.
         velocity: cap on automatic runs.
         lease_ttl: of the lease in the state folder: an engine that stands still for longer may be taken over.
+        readiness: what a run does that readiness spoke against.
     """
 
     cool_down: Duration = 3600.0
     velocity: Velocity = Velocity()
     lease_ttl: Duration = Field(10.0, ge=1.0)
+    readiness: ReadyGate = ReadyGate()
 
 
 def cool_down(safety: Safety, system: str, last: LastRun | None, waivers: Mapping[str, str], now: datetime) -> None:

@@ -16,7 +16,7 @@ from flows.engine import killswitch, processes
 from flows.engine.lease import Holder, refused, taken_over
 from tasks.clock import Clock
 from tasks.errors import EffectUnknown, LeaseHeld, LostCompare, RelightError, Unreachable
-from tasks.leases.protocol import Engine, Held, LastRun, LeaseStore
+from tasks.leases.protocol import Engine, Held, LastRun, LeaseStore, Mandate
 from tasks.quantities import show_duration
 
 MARGIN = 0.2
@@ -38,6 +38,7 @@ class StoreLease:
     _lost: LeaseHeld | None = field(init=False, default=None)
     _trouble: str = field(init=False, default="")
     _over: bool = field(init=False, default=False)
+    _mandate: Mandate | None = field(init=False, default=None)
 
     @classmethod
     async def acquire(cls, system: str, store: LeaseStore, holder: Holder, clock: Clock) -> StoreLease:
@@ -84,7 +85,12 @@ class StoreLease:
     async def renew(self) -> None:
         """One renewal. Raises nothing: what went wrong shows in ``check``, once it matters."""
         began = self.holder.elapsed()
-        new = replace(self.held, renewals=self.held.renewals + 1, step=self.holder.doing(self.held.run_id))
+        new = replace(
+            self.held,
+            renewals=self.held.renewals + 1,
+            step=self.holder.doing(self.held.run_id),
+            mandate=self._mandate or self.held.mandate,
+        )
         try:
             await self._swap(new)
         except RelightError as e:
@@ -104,13 +110,29 @@ class StoreLease:
                 self._lost = taken_over(self.system, self.held, now)
         return self._lost
 
-    async def end(self, last: LastRun | None) -> None:
+    async def charge(self, mandate: Mandate) -> None:
+        self._mandate = mandate  # what is not written now, the next renewal writes
+        for _ in range(2):
+            await self.renew()
+            # a renewal that was under way at the same moment makes ours fail, and the store is asked again
+            if self.held.mandate == mandate or self._lost is not None or self.holder.elapsed() > self._valid_until:
+                return
+
+    async def end(self, last: LastRun | None, ended: str = "") -> None:
         if self._over or self._lost is not None:
             return
         self._over = True
         for _ in range(ROUNDS):
+            mandate = self._mandate and replace(self._mandate, ended=ended)
             try:
-                await self._swap(replace(self.held, released=True, last=last or self.held.last))
+                await self._swap(
+                    replace(
+                        self.held,
+                        released=True,
+                        last=last or self.held.last,
+                        mandate=mandate or self.held.mandate,
+                    )
+                )
                 return
             except LeaseHeld:
                 return  # whoever took over has seen that this run did not end
@@ -165,7 +187,8 @@ class _Taker:
             if old is not None and old != self._free:
                 await self._must_be_free(old, age_s)
                 self._free = old
-            if self._mine is None or self._mine.last != self.holder.last(old) or self._mine.epoch <= _epoch(old):
+            self.holder.may(old)
+            if self._mine is None or not self._fits(self._mine, old):
                 self._mine, self._began = self.holder.next(old), self.holder.elapsed()
             try:
                 await self.store.swap(old, self._mine)
@@ -176,6 +199,11 @@ class _Taker:
         if isinstance(error, EffectUnknown):
             raise error
         raise Unreachable(f"{self.store.where} was written by others {ROUNDS} times while this engine wanted it")
+
+    def _fits(self, mine: Held, old: Held | None) -> bool:
+        """What was meant to be written over an earlier record is what would be written over ``old``."""
+        mandate = old.mandate if old else None
+        return mine.last == self.holder.last(old) and mine.epoch > _epoch(old) and mine.mandate == mandate
 
     async def _must_be_free(self, old: Held, age_s: float | None) -> None:
         """Returns when nobody acts under ``old`` any more. Raises LeaseHeld."""

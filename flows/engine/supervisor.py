@@ -32,10 +32,15 @@ OUTPUT = "resume.log"
 def resume_command(run_id: str) -> list[str]:
     """How a run is resumed: this very relight, and without Prefect where no server is set."""
     offline = [] if os.environ.get("PREFECT_API_URL") else ["--offline"]
+    return relight_command("resume", run_id, *offline)
+
+
+def relight_command(*words: str) -> list[str]:
+    """A command line of this very relight."""
     entry = Path(sys.executable).with_name("relight")
     # -P: a folder named flows where we happen to stand must not be taken for ours
     relight = [str(entry)] if entry.exists() else [sys.executable, "-P", "-c", "from flows.cli import main; main()"]
-    return [*relight, "resume", run_id, *offline]
+    return [*relight, *words]
 
 
 def care_of(folder: Path) -> Care:

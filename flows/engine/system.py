@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flows.engine import yamlfile
+from flows.engine import conditions, yamlfile
 from flows.engine.findings import Finding, InvalidFiles, nearest
 from flows.engine.safety import Safety
 from flows.engine.thresholds import AutoScaling, DatabaseSizing, Monitoring, Scaling, Strict
@@ -109,6 +109,7 @@ def check(document: Document) -> LoadedSystem:
     )
     for name, setting in settings.items():
         findings.extend(_references(document, system, name, setting))
+    findings.extend(conditions.faults(document, system))
     if findings:
         raise InvalidFiles(findings)
     return LoadedSystem(system, document, settings)

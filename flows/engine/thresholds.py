@@ -105,7 +105,16 @@ class Alert(Strict):
 
 
 class Monitoring(Strict):
-    """``monitoring``, ``database_monitoring`` and ``cost_monitoring``."""
+    """``monitoring``, ``database_monitoring`` and ``cost_monitoring``.
+
+    Attributes:
+        metrics: what is watched; a metric without an alert too.
+        alerts: conditions over metrics.
+        thresholds: name -> value, for conditions that compare with a name (``daily_cost > threshold``).
+        recovery_without_standby: how long it would take to recover with nothing standing ready, for what that costs.
+    """
 
     metrics: tuple[str, ...] = ()
     alerts: tuple[Alert, ...] = ()
+    thresholds: dict[str, ThresholdText] = Field(default_factory=dict)
+    recovery_without_standby: Duration | None = None

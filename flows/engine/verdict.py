@@ -24,7 +24,13 @@ def concluded(plan: Plan, state: RunState, *, objectives_met: bool) -> Verdict:
         return "undone"
     failed = [s for s in steps if s.outcome in ("failed", "undo_failed")]
     if failed:
-        errors = [(s.undo_error if s.outcome == "undo_failed" else s.error) or {} for s in failed]
+        # what the run went on without did not refuse the run
+        gone_on = {s.id for s in plan.steps if s.on_failure == "continue"}
+        refusing = [
+            s for s in plan.steps if s.id not in gone_on and state.of(s.id).outcome in ("failed", "undo_failed")
+        ]
+        said = [state.of(s.id) for s in refusing]
+        errors = [(s.undo_error if s.outcome == "undo_failed" else s.error) or {} for s in said]
         return "refused" if any(e.get("safety_refusal") for e in errors) else "failed"
     if outcomes - GOOD:
         return "interrupted"

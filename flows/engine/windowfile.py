@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from flows.engine.journal import Record
 
 FILE = "window.json"
+_KEY = "relight-"
 
 
 class Window(BaseModel):
@@ -50,7 +51,12 @@ def save(folder: Path, window: Window) -> None:
 
 def key(run_id: str) -> str:
     """Under which Prefect knows the run, so that asking twice makes one flow run."""
-    return f"relight-{run_id}"
+    return f"{_KEY}{run_id}"
+
+
+def run_of_key(key_: str) -> str | None:
+    """The run whose flow run has this idempotency key; None where it is not one of ours."""
+    return key_.removeprefix(_KEY) if key_.startswith(_KEY) else None
 
 
 def run_of(home: Path, flow_run_id: str) -> Path | None:

@@ -40,6 +40,8 @@ def receiving(say: Callable[[str], None]) -> Iterator[None]:
         return
     say(f"starting relight serve --listen {LISTEN}")
     words = [sys.executable, "-P", "-c", "from flows.cli import main; main()", "serve", "--listen", LISTEN, "-s", "lab"]
+    if not os.environ.get("PREFECT_API_URL"):
+        words.append("--no-prefect")  # a server of its own would only take the drill's processors
     log = places.state_home() / "drill-serve.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:

@@ -38,6 +38,8 @@ from tasks.secrets import redact
 LOOK_S = 0.5
 """How often what is held is looked at again; what is new is looked at once."""
 HEADERS_S = 10.0
+RUNNERS = 2
+"""How many runners wait: so many alerts at once start their runs fast."""
 
 
 class Hasty(H11Protocol):
@@ -101,7 +103,7 @@ class Working:
             os._exit(70)
 
     async def _go(self) -> None:
-        warm = Warm(self._say)
+        warm = Warm(self._say, count=RUNNERS)
         history = History(self.inbox.file)
         watches = Watches(self._new.set)
         self.desk = Desk(self.inbox, history, self.loaded, warm.start, self._say, page=self._page, watches=watches)

@@ -9,9 +9,9 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, model_validator
 
 from tasks.capacity._elastic import Policy, Quota, RefreshAll
-from tasks.capacity.protocol import Capacity, Elastic, Instance, Limits
+from tasks.capacity.protocol import Capacity, Elastic, Instance, Limited, Limits
 from tasks.catalog import action
-from tasks.contract import ComponentParam, Context, Facts, Observation, SiteParam, Undoable
+from tasks.contract import Action, ComponentParam, Context, Facts, Observation, SiteParam, Undoable
 from tasks.errors import BadInput, NotYet, Unreachable
 from tasks.quantities import Duration, show_duration
 from tasks.traffic.protocol import Balancer
@@ -216,6 +216,64 @@ class Replace(_OnCapacity):
             "ready_after": fleet.ready,
             "running_after": fleet.running,
         }
+
+
+@action("capacity.limits")
+class Keep(Action):
+    """Between ``minimum`` and ``maximum`` instances run at the site, and the group's own limits say the same.
+
+    Where they are settings of the system file (no Auto Scaling group), a difference is told: people change the file.
+    """
+
+    site: Annotated[str, SiteParam()] = Field(description="Whose group.")
+    minimum: int = Field(ge=0)
+    maximum: int = Field(ge=1)
+    component: Annotated[str, ComponentParam("capacity")] = "capacity"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Keep:
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        return self
+
+    async def observe(self, ctx: Context) -> Observation:
+        provider, site = ctx.component(self.component, Capacity), ctx.site(self.site)
+        live = await _live(provider, site)
+        fleet = Fleet(site, await provider.instances(site))
+        wanted = min(max(fleet.running, self.minimum), self.maximum)
+        changes = []
+        if live != Limits(self.minimum, self.maximum):
+            changes.append(f"limits of {site}: {live.minimum} to {live.maximum} → {self.minimum} to {self.maximum}")
+        if wanted != fleet.running:
+            changes.append(f"{'start' if wanted > fleet.running else 'stop'} {abs(wanted - fleet.running)} at {site}")
+        facts = {**fleet.facts(), "minimum": live.minimum, "maximum": live.maximum, "desired": wanted}
+        said = f"{fleet.running} instances run at {site}, limits {live.minimum} to {live.maximum}"
+        return Observation(holds=not changes, summary=said, changes=tuple(changes), facts=facts)
+
+    async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
+        provider, site = ctx.component(self.component, Capacity), ctx.site(self.site)
+        wanted = Limits(self.minimum, self.maximum)
+        if isinstance(provider, Limited):
+            if await provider.live_limits(site) != wanted:
+                ctx.guard()
+                await provider.set_limits(site, wanted)
+        elif provider.limits(site) != wanted:
+            raise BadInput(
+                f"component {self.component} has limits {observation.facts['minimum']} to"
+                f" {observation.facts['maximum']} in the system file, and {wanted.minimum} to {wanted.maximum} are"
+                " wanted; change one of the two"
+            )
+        running = Fleet(site, await provider.instances(site)).running
+        count = min(max(running, self.minimum), self.maximum)
+        if count != running:
+            ctx.guard()
+            await provider.scale(site, count)
+        return {"running_before": running, "asked_for": count}
+
+
+async def _live(provider: Capacity, site: str) -> Limits:
+    """The group's own limits, where it has some; else those of the system file."""
+    return await provider.live_limits(site) if isinstance(provider, Limited) else provider.limits(site)
 
 
 async def _grow(ctx: Context, part: _OnCapacity, ready: int, running: int | Callable[[Fleet], int]) -> Fleet:

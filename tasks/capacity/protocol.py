@@ -120,3 +120,16 @@ class Refreshing(Protocol):
     async def roll_back(self, site: str) -> None:
         """The refresh that goes on turns round. Raises Rejected for none."""
         ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A group that has limits of its own (an Auto Scaling group), beside what the system file says."""
+
+    async def live_limits(self, site: str) -> Limits:
+        """As the group has them now. Raises Unreachable."""
+        ...
+
+    async def set_limits(self, site: str, limits: Limits) -> None:
+        """Raises SafetyRefusal where that would stop instances, Unreachable, Rejected, EffectUnknown."""
+        ...

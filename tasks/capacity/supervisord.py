@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from xml.parsers.expat import ExpatError
@@ -97,6 +98,13 @@ class Supervisord:
     def limits(self, site: str) -> Limits:
         self._site(site)
         return Limits(self._settings.minimum, self._settings.maximum)
+
+    def scale_line(self, site: str, count: int) -> tuple[str, str]:
+        """See ``tasks.capacity.manual.ByHand``: processes 1 … ``count`` of the group."""
+        socket = f"unix://{expand(self._site(site).socket)}"
+        names = [f"{self._settings.group}:{self._settings.group}{n}" for n in range(1, count + 1)]
+        line = shlex.join(["supervisorctl", "-s", socket, "start", *names])
+        return f"{line} || true", f"started, or already started, for each of {count}"
 
     async def instances(self, site: str) -> tuple[Instance, ...]:
         where = self._site(site)

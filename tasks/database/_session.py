@@ -20,6 +20,7 @@ from psycopg import AsyncConnection, pq
 from psycopg.rows import dict_row
 
 from tasks.errors import BadInput, EffectUnknown, RelightError, Unreachable
+from tasks.reached import reaching
 from tasks.secrets import redact, resolved
 
 T = TypeVar("T")
@@ -117,6 +118,10 @@ async def ask(server: Server, work: Callable[[Connection], Awaitable[T]], *, tim
 async def _connect(server: Server, query_timeout_s: float) -> Connection:
     host, port = endpoint(server.address)
     password = None if server.password is None else (await resolved(server.password)).get_secret_value()
+    try:
+        reaching(server.address)
+    except OSError as e:
+        raise NoConnection(f"{server.label}: {e}", "silent", str(e)) from e
     try:
         async with asyncio.timeout(server.connect_timeout_s):
             return await AsyncConnection.connect(

@@ -5,8 +5,9 @@ from tasks.database._pooling import Pause, Resume, Verify
 from tasks.database._promote import Promote
 from tasks.database._replicas import CatchUp, Follow, Protect, ReadyToSwitch, Rejoin
 from tasks.database._restore import Restart, Restore
+from tasks.database._sizing import Autovacuum, Limit, Replicas
 
 __all__ = [
-    "CatchUp", "Fence", "Follow", "Pause", "Promote", "Protect", "ReadyToSwitch", "Rejoin", "Restart", "Restore",
-    "Resume", "Verify",
+    "Autovacuum", "CatchUp", "Fence", "Follow", "Limit", "Pause", "Promote", "Protect", "ReadyToSwitch", "Rejoin",
+    "Replicas", "Restart", "Restore", "Resume", "Verify",
 ]  # fmt: skip

@@ -1,15 +1,19 @@
-"""PgBouncer through its admin console. Fulfils ``tasks.database.protocol.Pooler``.
+"""PgBouncer through its admin console. Fulfils ``tasks.database.protocol.Pooler``, ``tasks.database._sizes.SizedPool``.
 
 Behaviour relied on (pgbouncer.org/usage.html, "Admin console"): the console speaks the simple query protocol only;
 ``PAUSE db`` returns when every server connection of the database is released, and new queries wait from the moment
 it is sent; ``RESUME db`` lets them go; ``SHOW DATABASES`` has a ``paused`` column, which is 1 from the moment that a
-pause is asked for, so ``SHOW POOLS`` (``sv_active``) must tell whether a query is still under way.
+pause is asked for, so ``SHOW POOLS`` (``sv_active``) must tell whether a query is still under way. ``SET key = value``
+lasts until the next restart or ``RELOAD``, which reads the file again. ``SHOW DATABASES`` has what is in force for a
+database: ``min_pool_size``, ``pool_size`` (a user's), ``max_connections`` (of all users; 0 is no limit).
 """
 
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import psycopg
@@ -17,11 +21,14 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.contract import Surroundings
+from tasks.contract import Surroundings, in_thread
+from tasks.database._inifile import write_settings
 from tasks.database._reading import one
-from tasks.database._session import Broken, Connection, NoConnection, Server, ask, said
+from tasks.database._session import Broken, Connection, NoConnection, Server, ask, endpoint, said
+from tasks.database._sizes import PoolLimits
 from tasks.database.protocol import RoundTrip
-from tasks.errors import BadInput, NotYet, Rejected, RelightError, Unreachable
+from tasks.errors import BadInput, EffectUnknown, NotYet, Rejected, RelightError, Unreachable
+from tasks.manual import secret
 from tasks.quantities import Duration
 from tasks.secrets import SecretRef
 from tasks.variables import expand
@@ -41,7 +48,9 @@ SELECT (SELECT nonce FROM relight_probe WHERE id = 1) AS read_back, pg_is_in_rec
 
 
 class PgBouncerSettings(BaseModel):
-    """``sites``: site -> ``host:port`` of its PgBouncer. ``user`` is one of its admin_users."""
+    """``sites``: site -> ``host:port`` of its PgBouncer. ``user`` is one of its admin_users. ``config``: site -> its
+    pgbouncer.ini, where the engine can write it: limits then outlast a restart.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,6 +58,7 @@ class PgBouncerSettings(BaseModel):
     user: str
     password: SecretRef
     sites: dict[str, str] = Field(min_length=1)
+    config: dict[str, str] = Field(default_factory=dict)
     timeout: Duration = 2.0
     pause_timeout: Duration = 5.0
     round_trip_timeout: Duration = 3.0
@@ -64,6 +74,29 @@ class PgBouncer:
 
     async def aclose(self) -> None:
         """Nothing is held open."""
+
+    def psql(self, site: str, statement: str, *, console: bool) -> str:
+        """See ``tasks.database.manual.PoolerByHand``."""
+        host, port = endpoint(expand(self._settings.sites[site]))
+        database = "pgbouncer" if console else self._settings.database
+        words = [
+            "psql",
+            "-h",
+            host,
+            "-p",
+            str(port),
+            "-U",
+            self._settings.user,
+            "-d",
+            database,
+            "-XAt",
+            "-c",
+            statement,
+        ]
+        return f'PGCONNECT_TIMEOUT=2 PGPASSWORD="{secret(self._settings.password)}" {shlex.join(words)}'
+
+    def name_of_database(self) -> str:
+        return self._settings.database
 
     def sites(self) -> tuple[str, ...]:
         return tuple(self._settings.sites)
@@ -108,6 +141,30 @@ class PgBouncer:
         database, limit_s = self._settings.database, self._settings.round_trip_timeout
         await self._ask(site, database, write, limit_s)
         return RoundTrip(nonce, **await self._ask(site, database, read, limit_s))
+
+    async def pool_limits(self, site: str) -> PoolLimits:
+        shown = await self._shown(site)
+        return PoolLimits(*(int(shown[k]) for k in ("min_pool_size", "pool_size", "max_connections")))
+
+    async def set_pool_limits(self, site: str, limits: PoolLimits) -> str:
+        """Settings of the whole PgBouncer: an entry in its ``[databases]`` that says otherwise still wins."""
+        await self._shown(site)  # it answers, and it is the one that has our database
+        values = {
+            "min_pool_size": limits.minimum,
+            "default_pool_size": limits.size,
+            "max_db_connections": limits.maximum,
+        }
+        try:
+            if site in self._settings.config:
+                path = Path(expand(self._settings.config[site]))
+                await in_thread(lambda: write_settings(path, values))
+                await self._say(site, "RELOAD", self._settings.timeout)
+                return f"{path} and RELOAD"
+            for key, value in values.items():
+                await self._say(site, f"SET {key} = {value}", self._settings.timeout)
+            return "SET: until PgBouncer is restarted or reloaded; name its file under config to make it last"
+        except Broken as e:
+            raise EffectUnknown(f"PgBouncer of {site}: its limits may have been set: {e.message}", site=site) from e
 
     async def _shown(self, site: str) -> dict[str, Any]:
         rows = await self._say(site, "SHOW DATABASES", self._settings.timeout)

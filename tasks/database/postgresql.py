@@ -1,7 +1,7 @@
 """PostgreSQL 13 and newer with streaming replication, operated over SQL and host commands.
 
-The parts: ``_nodes`` (what the system file says), ``_reading``, ``_fencing``, ``_replicating``; ``_session`` is the
-connection that never blocks longer than its time-outs.
+The parts: ``_nodes`` (what the system file says), ``_reading``, ``_fencing``, ``_replicating``, ``_inspected``;
+``_session`` is the connection that never blocks longer than its time-outs.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
+from tasks.database._inspected import Inspected
 from tasks.database._nodes import PostgresSettings
-from tasks.database._replicating import Replicating
+from tasks.database._vacuuming import Vacuuming
 
 
-class PostgreSql(Replicating):
-    """Fulfils every Protocol of ``tasks.database.protocol`` but ``Pooler``."""
+class PostgreSql(Inspected, Vacuuming):
+    """Fulfils every Protocol of ``tasks.database.protocol`` but ``Pooler``, and ``tasks.database._sizes.Vacuumed``."""
 
     Settings: ClassVar[type[BaseModel]] = PostgresSettings
 

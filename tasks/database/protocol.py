@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
@@ -215,6 +216,49 @@ class Restorable(Protocol):
 
     async def restore(self, to: datetime) -> None:
         """Begin, unless one is going on, and return when it is done. Raises Rejected, EffectUnknown."""
+        ...
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a server is set to and how it fares, read at one moment.
+
+    Attributes:
+        parameters: PostgreSQL's own names -> values as ``SHOW`` gives them.
+        now: the server's clock.
+        version: as the server tells it.
+        archive_failing: since when WAL could not be archived last, where it failed after the last success.
+    """
+
+    parameters: Mapping[str, str]
+    now: datetime
+    version: str
+    archive_failing: str = ""
+
+
+@runtime_checkable
+class Inspected(Protocol):
+    """A server whose settings can be read."""
+
+    async def standing(self, node: str) -> Standing:
+        """Raises Unreachable, Rejected."""
+        ...
+
+
+@dataclass(frozen=True)
+class Backed:
+    """When the newest backup was complete, and when one was last restored for a test; None: nobody says."""
+
+    completed_at: datetime | None
+    restored_at: datetime | None
+
+
+@runtime_checkable
+class BackedUp(Protocol):
+    """Somebody keeps backups of it and says so."""
+
+    async def backed(self, node: str) -> Backed | None:
+        """None where the component has no way to know. Raises Unreachable, Rejected."""
         ...
 
 

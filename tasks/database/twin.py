@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tasks.contract import Surroundings
+from tasks.database._sizes import PoolLimits, TableVacuum
 from tasks.database.protocol import (
     Database,
     Drained,
@@ -26,6 +27,8 @@ from tasks.simulation import Simulation
 from tasks.world import IDENTITY, STALE_AFTER_S, Node, World
 
 COMMAND_S = 0.05
+POOL = PoolLimits(10, 50, 50)
+"""Of a pooler whose limits were never set; not as the plan says."""
 REJOIN_S = 2.0
 
 
@@ -249,7 +252,7 @@ class _Drained(_Told):
 
 
 class DatabaseTwin(_Drained):
-    """Fulfils ``Database``, ``Witnessed``, ``Drained`` and ``Operated``."""
+    """Fulfils ``Database``, ``Witnessed``, ``Drained``, ``Operated`` and ``Vacuumed``."""
 
     async def standbys(self, node: str) -> tuple[Standby, ...]:
         def look() -> tuple[Standby, ...]:
@@ -274,6 +277,24 @@ class DatabaseTwin(_Drained):
             there.note = (node, wanted)
 
         await self._sim.change(self._name, f"set_durability {node}", effect)
+
+    async def autovacuum(self, node: str) -> tuple[TableVacuum, ...]:
+        def look() -> tuple[TableVacuum, ...]:
+            self._answering(node)
+            found = sorted(self._world.autovacuum.items())
+            return tuple(TableVacuum(t, on, rows, server_enabled=True, ours=True) for t, (on, rows) in found)
+
+        return await self._sim.read(self._name, f"autovacuum {node}", look)
+
+    async def set_autovacuum(
+        self, node: str, table: str, *, enabled: bool, threshold: int, lock_timeout_s: float
+    ) -> None:
+        def effect() -> None:
+            if self._answering(node).replica or table not in self._world.autovacuum:
+                raise Rejected(f"{node} is a replica, or has no table {table}")
+            self._world.autovacuum[table] = (enabled, threshold)
+
+        await self._sim.change(self._name, f"set_autovacuum {node} {table}", effect)
 
 
 class ServedTwin(_Drained, _Hosted):
@@ -329,7 +350,7 @@ class LimitedTwin(_Told):
 
 
 class PoolerTwin:
-    """Fulfils ``Pooler``: one in each site, behind the site's balancer."""
+    """Fulfils ``Pooler`` and ``SizedPool``: one in each site, behind the site's balancer."""
 
     def __init__(self, real: Pooler, around: Surroundings, world: World, simulation: Simulation) -> None:
         self._real, self._world, self._sim, self._name = real, world, simulation, around.component
@@ -371,6 +392,21 @@ class PoolerTwin:
             return self._world.routed(site).name
 
         return await self._sim.read(self._name, f"target {site}", look)
+
+    async def pool_limits(self, site: str) -> PoolLimits:
+        def look() -> PoolLimits:
+            self._there(site)
+            return self._world.pools.get(site, POOL)
+
+        return await self._sim.read(self._name, f"pool_limits {site}", look)
+
+    async def set_pool_limits(self, site: str, limits: PoolLimits) -> str:
+        def effect() -> str:
+            self._there(site)
+            self._world.pools[site] = limits
+            return "SET"
+
+        return await self._sim.change(self._name, f"set_pool_limits {site}", effect)
 
     async def round_trip(self, site: str, nonce: str) -> RoundTrip:
         def effect() -> RoundTrip:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shlex
 import signal
 import tempfile
 from collections.abc import Mapping
@@ -55,6 +56,10 @@ class Local:
     def knows(self, command: str) -> bool:
         """Does the system file have ``command``?"""
         return command in self._settings.commands
+
+    def line(self, command: str, target: str) -> str:
+        """See ``tasks.hosts.protocol.ByHand``."""
+        return shlex.join(self._argv(command, {"target": target}))
 
     async def run(self, command: str, target: str, *, timeout_s: float, values: Mapping[str, str] | None = None) -> Ran:
         """See the Protocol. The command's whole process group is killed when it does not end in time."""

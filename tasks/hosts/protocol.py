@@ -33,3 +33,14 @@ class Hosts(Protocol):
         EffectUnknown when it did not end in time (its process group is killed where that is possible).
         """
         ...
+
+
+@runtime_checkable
+class ByHand(Protocol):
+    """Commands that a person can give as the engine would."""
+
+    def knows(self, command: str) -> bool: ...
+
+    def line(self, command: str, target: str) -> str:
+        """The command line of ``command`` for ``target``. Raises BadInput."""
+        ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 from tasks.errors import Rejected
@@ -47,6 +47,39 @@ class LastRun:
 
 
 @dataclass(frozen=True)
+class Mandate:
+    """What the last run that began was asked to do: enough for another machine to go on when its machine is lost.
+
+    Attributes:
+        runbook: its name in the system's folder; empty for a file elsewhere, which another machine does not have.
+        roles: role -> site, as the run concluded them. Observed again in the middle of a move, they would be others.
+        plan: digest of the plan: only the same files may go on with it.
+        began_at, incident_started_at, detected_at: ISO 8601 UTC; the RTO clock counts through.
+        flow_run_id: of Prefect; empty where none shows the run.
+        lives: how many machines have had it, this one included. origin: the run on the first of them, if not this one.
+        ended: the verdict; empty while the run has not come to one.
+    """
+
+    run_id: str
+    runbook: str
+    mode: str
+    roles: dict[str, str]
+    plan: str
+    began_at: str
+    incident_started_at: str
+    detected_at: str
+    waivers: dict[str, str]
+    vars: dict[str, str] = field(default_factory=dict)
+    operator: str = ""
+    trigger: str = ""
+    automatic: bool = False
+    flow_run_id: str = ""
+    lives: int = 1
+    origin: str = ""
+    ended: str = ""
+
+
+@dataclass(frozen=True)
 class Held:
     """The record. Two are equal only if the same engine wrote both, and wrote the same.
 
@@ -56,6 +89,7 @@ class Held:
         since: ISO 8601 UTC.
         step: where the run is, for people; refreshed at each renewal.
         ttl_s: of the holder: so long after its last renewal nobody else may take over.
+        mandate: of the last run that began here; a holder that began none leaves it as it was.
         paused: why no run of the system may start or change anything; empty while they may. On every machine.
     """
 
@@ -70,11 +104,14 @@ class Held:
     automatic: bool = False
     released: bool = True
     last: LastRun | None = None
+    mandate: Mandate | None = None
     paused: str = ""
 
     def encode(self) -> str:
         """The record as ASCII JSON, the same text for equal records."""
         found = asdict(self)
+        if self.mandate is None:
+            del found["mandate"]  # as records were before there were mandates
         if not self.paused:  # as it was before there was such a flag
             del found["paused"]
         return json.dumps(found, sort_keys=True, separators=(",", ":"))
@@ -104,6 +141,7 @@ class Held:
             known = {f.name: found[f.name] for f in fields(cls) if f.name in found}
             known["holder"] = _made(Engine, found.get("holder") or {})
             known["last"] = _made(LastRun, found["last"]) if found.get("last") else None
+            known["mandate"] = _made(Mandate, found["mandate"]) if found.get("mandate") else None
             return cls(**{"run_id": "", **known})
         except TypeError as e:
             raise ValueError(str(e)) from e

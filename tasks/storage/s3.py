@@ -9,6 +9,8 @@ Sources: Amazon S3 API reference (ListObjectsV2, PutBucketTagging replaces the w
 from __future__ import annotations
 
 import asyncio
+import json
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
@@ -26,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tasks.aws import hearing
 from tasks.contract import Surroundings, in_thread
 from tasks.errors import BadInput, EffectUnknown, Rejected, Unreachable
+from tasks.manual import secret
 from tasks.quantities import Duration
 from tasks.secrets import SecretRef, resolve
 from tasks.storage.protocol import BucketView
@@ -128,6 +131,17 @@ class S3:
 
     async def source(self, site: str) -> str | None:
         return (await self._tags(site)).get(TAG) or None
+
+    async def stand_alone_line(self, site: str) -> str:
+        """See ``tasks.storage.manual.ByHand``: every other tag is kept."""
+        s, bucket = self._settings, self._bucket(site)
+        keys = f'AWS_ACCESS_KEY_ID="{secret(s.access_key)}" AWS_SECRET_ACCESS_KEY="{secret(s.secret_key)}"'
+        words = ["aws", "--region", s.region]
+        words += ["--endpoint-url", expand(bucket.endpoint)] if bucket.endpoint else []
+        kept = [{"Key": k, "Value": v} for k, v in sorted((await self._tags(site)).items()) if k != TAG]
+        words += ["s3api", "put-bucket-tagging" if kept else "delete-bucket-tagging", "--bucket", expand(bucket.bucket)]
+        words += ["--tagging", json.dumps({"TagSet": kept})] if kept else []
+        return f"{keys} {shlex.join(words)}"
 
     async def set_source(self, site: str, source: str | None) -> None:
         """Keeps every other tag. S3 has no compare-and-set on tags; the run's lease is what keeps others out."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import tempfile
 from pathlib import Path
 from typing import ClassVar
@@ -133,6 +134,12 @@ class HaProxy(_Sockets):
 
     def sites(self) -> tuple[str, ...]:
         return tuple(self._settings.sites)
+
+    def line(self, site: str, *commands: str) -> str:
+        """See ``tasks.traffic.manual.ByHand``."""
+        where = expand(self._site(site).socket)
+        way = f"UNIX-CONNECT:{where}" if "/" in where else f"TCP:{where}"
+        return f"echo {shlex.quote('; '.join(commands))} | socat -t {self._settings.timeout:g} - {shlex.quote(way)}"
 
     async def servers(self, site: str, pool: str) -> tuple[Server, ...]:
         pool = _word(pool)

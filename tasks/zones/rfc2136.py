@@ -21,6 +21,7 @@ from tasks.errors import BadInput, EffectUnknown, Unreachable
 from tasks.variables import expand
 from tasks.zones import _records as records
 from tasks.zones._asking import Asking, asked
+from tasks.zones._rfc2136_by_hand import ByHand
 from tasks.zones._rfc2136_settings import RDTYPES, ZoneSettings
 from tasks.zones._swapping import Swap
 from tasks.zones._wire import LostReply, Primary
@@ -29,7 +30,7 @@ from tasks.zones.protocol import Access, Answer, Owned, RRset, Served
 _COMPARE_LOST = {dns.rcode.NXRRSET, dns.rcode.YXRRSET, dns.rcode.YXDOMAIN, dns.rcode.NXDOMAIN}
 
 
-class Rfc2136:
+class Rfc2136(ByHand):
     """Fulfils ``tasks.zones.protocol.Zone``."""
 
     Settings: ClassVar[type[BaseModel]] = ZoneSettings

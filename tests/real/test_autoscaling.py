@@ -250,6 +250,18 @@ def test_the_plan_becomes_policies_drift_is_shown_and_undo_takes_them_away(group
     capacity(test)
 
 
+def test_limits_of_the_plan_become_the_groups_own(groups):
+    async def test(provider):
+        ctx, step = strict.context({"capacity": provider}), actions.Keep(site="east", minimum=1, maximum=6)
+        seen = await step.observe(ctx)
+        assert seen.changes == ("limits of east: 1 to 4 → 1 to 6",)
+        await step.apply(ctx, seen)
+        assert (group(groups)["MinSize"], group(groups)["MaxSize"]) == (1, 6)
+        assert (await step.confirm(ctx)).holds
+
+    capacity(test)
+
+
 def test_the_groups_own_limits_are_read_and_set(groups):
     async def test(provider):
         assert await provider.live_limits("east") == Limits(1, 4)

@@ -64,7 +64,7 @@ class Toy:
         return self.start("run", "gates", "-s", str(self.folder), "--from", "west", "--offline", log="run.log")
 
     def serve(self, log: str = "serve.log") -> subprocess.Popen[bytes]:
-        process = self.start("serve", log=log)
+        process = self.start("serve", "--no-prefect", log=log)
         self.until(lambda: "superv" in self.said(log), 20)
         return process
 

@@ -21,6 +21,7 @@ from flows.engine.scenario import Twins, world_of
 from flows.engine.virtualtime import VirtualLoop
 from tasks.clock import LoopClock
 from tasks.database._durability import parse
+from tasks.database._sizes import PoolLimits
 from tasks.errors import RelightError
 from tasks.health.twin import NetworkTwin
 from tasks.network import Ask, Sockets
@@ -90,6 +91,11 @@ async def database(t: Teller) -> None:
     await t.tell("durability", db.live_durability("west-pg1"))
     await t.tell("durability of a replica", db.live_durability("east-pg1"))
     await t.tell("standbys", db.standbys("west-pg1"), lambda s: sorted((x.node, x.state) for x in s))
+    vacuum = {"enabled": True, "threshold": 60, "lock_timeout_s": 1.0}
+    await t.tell("autovacuum of a replica", db.set_autovacuum("east-pg1", "public.events", **vacuum))
+    await t.tell("of no table", db.set_autovacuum("west-pg1", "public.nothing", **vacuum))
+    await t.tell("autovacuum", db.set_autovacuum("west-pg1", "public.events", **vacuum))
+    await t.tell("it is set", db.autovacuum("west-pg1"), lambda ts: [x for x in ts if x.table == "public.events"])
     await t.tell("promote beside a living primary", db.promote("east-pg1"))
     await t.tell("quiesce a replica", db.quiesce("east-pg1"))
     await t.tell("fence a replica", db.fence("east-pg1", orderly=False))
@@ -178,6 +184,10 @@ async def pooler(t: Teller) -> None:
     await t.tell("resume", pool.resume("west"))
     await t.tell("resume again", pool.resume("west"))
     await t.tell("passes again", pool.paused("west"))
+    await t.tell("limits", pool.set_pool_limits("west", PoolLimits(10, 40, 60)), bool)
+    await t.tell("limited", pool.pool_limits("west"))
+    await t.tell("limits as they were", pool.set_pool_limits("west", PoolLimits(20, 100, 100)), bool)
+    await t.tell("limited as before", pool.pool_limits("west"))
 
 
 async def balancer(t: Teller) -> None:

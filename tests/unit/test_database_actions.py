@@ -467,7 +467,7 @@ def test_loss_above_the_budget_stops_unless_it_is_waived_by_name():
     assert (facts["rpo"]["met"], facts["rpo"]["waiver"]) == (False, "Ada, accepted")
     within = dead()
     within.declared = ASYNC
-    facts, _ = step(Promote(site="target"), within, rpo_s=60.0)
+    facts, _ = step(Promote(site="target"), within, rpo_s=3600.0)
     assert facts["rpo"]["met"] is True
 
 

@@ -59,6 +59,7 @@ def broken_by(what: Case, wanted: Callable[[Event, str], bool] = lambda _event, 
         ("site-gone", "forced", "failover"),
         ("healthy", "graceful", "failover"),
         ("failed-over", "forced", "rejoin"),
+        ("healthy", "graceful", "scaling"),
     ],
 )
 def test_the_shipped_runbooks_survive_a_crash_at_every_record(scenario, mode, book):

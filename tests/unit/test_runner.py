@@ -97,6 +97,12 @@ def test_not_retryable_is_not_retried_and_a_refusal_is_a_verdict(kit):
     assert (played.verdict, played.state.of("a").attempts) == ("refused", 1)
 
 
+def test_what_the_run_went_on_without_does_not_refuse_it(kit):
+    world = kit.World(script={"apply a": ["unsafe"]})
+    played = kit.play(kit.plan(kit.step("a", on_failure="continue"), kit.step("b", needs=())), world)
+    assert (played.verdict, played.outcome("b")) == ("failed", "done")
+
+
 def test_continue_goes_on_with_what_does_not_need_it(kit):
     world = kit.World(script={"apply a": ["refuse"]})
     steps = (kit.step("a", on_failure="continue"), kit.step("b", needs=("a",)), kit.step("c"))

@@ -16,7 +16,7 @@ from flows.engine.storelease import StoreLease, acknowledged
 from flows.engine.virtualtime import VirtualLoop
 from tasks.clock import LoopClock
 from tasks.errors import BadInput, EffectUnknown, LeaseHeld, LostCompare, Rejected, Unreachable
-from tasks.leases.protocol import Engine, Held, LastRun, LeaseStore
+from tasks.leases.protocol import Engine, Held, LastRun, LeaseStore, Mandate
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 TTL = 10.0
@@ -410,3 +410,70 @@ def test_never_two_at_once(seed, aged):
     assert weather.overlaps == []
     assert len(weather.taken) >= 3
     assert len(set(weather.taken)) == len(weather.taken), "an epoch was given twice"
+
+
+def mandate(run_id):
+    times = ("2026-01-01T12:00:00+00:00",) * 3
+    return Mandate(run_id, "failover", "forced", {"failed": "west", "target": "east"}, "digest", *times, waivers={})
+
+
+def test_what_a_run_was_asked_to_do_is_in_the_record_before_it_acts_and_says_how_it_ended():
+    async def story():
+        shelf = Shelf()
+        mine = await take(shelf, "run-1")
+        await mine.charge(mandate("run-1"))
+        assert (await shelf.read())[0].mandate == mandate("run-1")
+        await mine.end(None, "failed")
+        assert (await shelf.read())[0].mandate == replace(mandate("run-1"), ended="failed")
+        # one that begins nothing (a cool-down refuses it, say) leaves it as it was
+        idle = await take(shelf, "run-2")
+        await idle.renew()
+        await idle.end(None)
+        held = (await shelf.read())[0]
+        assert (held.run_id, held.mandate.run_id, held.mandate.ended) == ("run-2", "run-1", "failed")
+
+    virtually(story)
+
+
+def test_a_charge_that_is_lost_is_written_by_the_next_renewal_and_stops_nothing():
+    async def story():
+        for how in ("lost", "vanish", "away"):
+            shelf = Shelf()
+            mine = await take(shelf, "run-1")
+            shelf.script += [how, how]
+            await mine.charge(mandate("run-1"))
+            mine.check()
+            await mine.renew()
+            assert (await shelf.read())[0].mandate == mandate("run-1"), how
+            await mine.end(None, "succeeded")
+            assert (await shelf.read())[0].mandate.ended == "succeeded", how
+
+    virtually(story)
+
+
+def test_a_charge_beside_a_renewal_is_written():
+    async def story():
+        shelf = Shelf()
+        mine = await take(shelf, "run-1")
+        await asyncio.gather(mine.renew(), mine.charge(mandate("run-1")))
+        assert (await shelf.read())[0].mandate == mandate("run-1")
+        mine.check()
+
+    virtually(story)
+
+
+def test_what_may_not_begin_takes_no_lease():
+    async def story():
+        shelf = Shelf()
+        first = await take(shelf, "run-1")
+        await first.end(None)
+        before = shelf.text
+
+        def never(_held):
+            raise BadInput("not this one")
+
+        with pytest.raises(BadInput, match="not this one"):
+            await take(shelf, "run-2", may=never)
+        assert shelf.text == before
+
+    virtually(story)

@@ -1,0 +1,58 @@
+"""What a person types when the engine itself is gone: the commands of each action, with resolved addresses.
+
+A domain's commands are the functions of ``MANUAL`` (action name -> function) in its module ``manual``. They come from
+providers that can say them (``ByHand`` Protocols beside the provider's own); never a secret, only where it is kept.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.contract import Context
+from tasks.variables import expand
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command line for bash, and what it prints where all is well: for people, exact where it can be.
+
+    ``why``: what it is for, or what to look at before the next one.
+    """
+
+    run: str
+    expected: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class NoManual:
+    """There is no command: what to do instead."""
+
+    instead: str
+
+
+Manual = Callable[[Any, Context], Coroutine[Any, Any, list[Command | NoManual]]]
+"""(action, context) -> its commands in order. Only reads. May raise a RelightError: then that is said instead."""
+
+
+def secret(reference: str) -> str:
+    """A shell word (to stand in double quotes) that is the secret behind ``reference`` when it runs."""
+    scheme, _, name = reference.partition(":")
+    if scheme == "file":
+        return f"$(cat {shlex.quote(expand(name))})"
+    if scheme == "env":
+        return f"${{{name}:?set it first}}"
+    if scheme == "aws-secret":
+        known = f"aws secretsmanager get-secret-value --secret-id {shlex.quote(name)}"
+        return f"$({known} --query SecretString --output text)"
+    return f"${{SECRET:?the value of {reference}, from its keeper}}"
+
+
+def none(action: Any, provider: Any) -> NoManual:
+    """What is said where a provider has no commands."""
+    return NoManual(
+        f"{type(provider).__name__} tells no commands for {action.name}; do it in that service's own console or CLI"
+    )

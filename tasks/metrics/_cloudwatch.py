@@ -1,0 +1,136 @@
+"""Default metrics of an application on AWS: Application Load Balancer, Auto Scaling group, RDS.
+
+Sources: the user guides' lists of metrics (ELB *CloudWatch metrics for your Application Load Balancer*, EC2 *List the
+available CloudWatch metrics*, RDS *Amazon CloudWatch metrics for Amazon RDS*). RDS has no metric of the mean time of a
+statement, and only a machine with CloudWatch's agent has one of memory: what is not there is not guessed.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Stat(BaseModel):
+    """One statistic of one CloudWatch metric. ``absent_is_zero``: it is only reported when it is not 0 (5xx counts)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    namespace: str
+    name: str
+    dimensions: dict[str, str] = Field(default_factory=dict)
+    statistic: str = "Average"
+    absent_is_zero: bool = False
+
+
+class Formula(BaseModel):
+    """``offset + scale * (sum of add) / over``, and per second where that is said. CloudWatch's own metric math for
+    alarms; computed here for readings, so that a part that is missing is seen.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    add: tuple[Stat, ...] = Field(min_length=1)
+    over: Stat | None = None
+    scale: float = 1.0
+    offset: float = 0.0
+    per_second: bool = False
+
+    def value(self, added: list[float], over: float | None, period_s: int) -> float | None:
+        """None where it would be divided by 0: nothing happened that it could be computed from."""
+        if self.over is not None and not over:
+            return None
+        total = self.scale * sum(added) / (over or 1.0)
+        return self.offset + (total / period_s if self.per_second else total)
+
+    def expression(self) -> str:
+        """Metric math over ids ``a0``, ``a1`` … and ``o``."""
+        terms = [f"FILL(a{i},0)" if s.absent_is_zero else f"a{i}" for i, s in enumerate(self.add)]
+        text = f"{self.scale:g}*({'+'.join(terms)})" + ("/o" if self.over else "")
+        text += "/PERIOD(a0)" if self.per_second else ""
+        return f"{self.offset:g}+{text}" if self.offset else text
+
+
+class Site(BaseModel):
+    """What a site's metrics are dimensioned by; a metric whose dimension is not given has no default.
+
+    Attributes:
+        load_balancer: the end of its ARN, ``app/NAME/ID``.
+        database: DBInstanceIdentifier of the site's instance; ``replica``: of the one whose lag counts.
+        max_connections: of the database; ``storage_gib``: allocated.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    region: str
+    auto_scaling_group: str | None = None
+    load_balancer: str | None = None
+    database: str | None = None
+    replica: str | None = None
+    max_connections: int | None = Field(default=None, ge=1)
+    storage_gib: float | None = Field(default=None, gt=0)
+
+
+def formulas(site: Site) -> dict[str, Formula]:
+    """Metric -> formula, as far as the site's settings allow."""
+    found: dict[str, Formula] = {}
+    if site.auto_scaling_group:
+        found |= _group({"AutoScalingGroupName": site.auto_scaling_group})
+    if site.load_balancer:
+        found |= _balancer({"LoadBalancer": site.load_balancer})
+    if site.database:
+        found |= _database(site, {"DBInstanceIdentifier": site.database})
+    if site.replica:
+        lag = Stat(
+            namespace="AWS/RDS",
+            name="ReplicaLag",
+            dimensions={"DBInstanceIdentifier": site.replica},
+            statistic="Maximum",
+        )
+        found["replication_lag"] = Formula(add=(lag,))
+    return found
+
+
+def _group(of: dict[str, str]) -> dict[str, Formula]:
+    def ec2(*names: str) -> tuple[Stat, ...]:
+        return tuple(Stat(namespace="AWS/EC2", name=n, dimensions=of, statistic="Sum") for n in names)
+
+    cpu = Stat(namespace="AWS/EC2", name="CPUUtilization", dimensions=of)
+    memory = Stat(namespace="CWAgent", name="mem_used_percent", dimensions=of)
+    return {
+        "cpu_usage": Formula(add=(cpu,)),
+        "memory_usage": Formula(add=(memory,)),
+        "disk_io": Formula(add=ec2("EBSReadBytes", "EBSWriteBytes"), per_second=True),
+        "network_traffic": Formula(add=ec2("NetworkIn", "NetworkOut"), per_second=True),
+    }
+
+
+def _balancer(of: dict[str, str]) -> dict[str, Formula]:
+    def elb(name: str, statistic: str = "Sum", *, absent_is_zero: bool = False) -> Stat:
+        return Stat(
+            namespace="AWS/ApplicationELB",
+            name=name,
+            dimensions=of,
+            statistic=statistic,
+            absent_is_zero=absent_is_zero,
+        )
+
+    errors = (
+        elb("HTTPCode_Target_5XX_Count", absent_is_zero=True),
+        elb("HTTPCode_ELB_5XX_Count", absent_is_zero=True),
+    )
+    return {
+        "request_latency": Formula(add=(elb("TargetResponseTime", "p95"),)),
+        "error_rate": Formula(add=errors, over=elb("RequestCount"), scale=100.0),
+        "concurrent_users": Formula(add=(elb("ActiveConnectionCount"),)),
+    }
+
+
+def _database(site: Site, of: dict[str, str]) -> dict[str, Formula]:
+    found = {}
+    if site.max_connections:
+        used = Stat(namespace="AWS/RDS", name="DatabaseConnections", dimensions=of, statistic="Maximum")
+        found["connection_count"] = Formula(add=(used,), scale=100.0 / site.max_connections)
+    if site.storage_gib:
+        free = Stat(namespace="AWS/RDS", name="FreeStorageSpace", dimensions=of, statistic="Minimum")
+        found["disk_usage"] = Formula(add=(free,), offset=100.0, scale=-100.0 / (site.storage_gib * 2**30))
+    return found

@@ -1,0 +1,105 @@
+"""Checks of metrics."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from tasks.catalog import action
+from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam
+from tasks.errors import NotYet
+from tasks.metrics.protocol import Metrics, Reading, known_names, metric
+from tasks.quantities import Duration, ThresholdText, show_duration
+from tasks.waiting import until
+
+
+@action("metrics.within")
+class Within(Action):
+    """A metric of a site stays below a threshold for a time. What is unknown (no data, stale, no answer) is not below.
+
+    ``observe`` looks once; the step itself looks until the value was below for the whole time without a break.
+    """
+
+    phase: ClassVar[Phase] = Phase.VERIFY
+    read_only: ClassVar[bool] = True
+
+    metric: str = Field(description="cpu_usage, request_latency, error_rate, …")
+    below: ThresholdText = Field(description="In the metric's own unit: 85%, 1000ms, 60s, a bare number.")
+    site: Annotated[str, SiteParam()] = Field(default="target", description="Whose value.")
+    for_: Duration = Field(default=10.0, alias="for", description="How long it must hold without a break.")
+    every: Duration = Field(default=1.0, gt=0, description="How often to look.")
+    component: Annotated[str, ComponentParam("metrics")] = "metrics"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Within:
+        found = metric(self.metric)
+        if found is None:
+            raise ValueError(f"no metric {self.metric!r}; known: {', '.join(known_names())}")
+        if self.below.unit == "name":
+            raise ValueError("below needs a number with its unit, not a name")
+        if self.below.unit != (found.unit if found.unit in ("%", "s") else ""):
+            raise ValueError(f"{self.metric} is measured in {found.unit or 'a bare number'}; {self.below} is not")
+        return self
+
+    def least_timeout_s(self) -> float:
+        return self.for_ + self.every
+
+    async def observe(self, ctx: Context) -> Observation:
+        reading = await self._look(ctx)
+        return Observation(holds=self._passes(reading), summary=self._say(reading), facts={"reading": facts(reading)})
+
+    async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
+        since: float | None = None
+        worst: float | None = None
+
+        async def held() -> Facts:
+            nonlocal since, worst
+            reading = await self._look(ctx)
+            now_s = ctx.clock.monotonic()
+            if not self._passes(reading):
+                since, worst = None, None
+                raise NotYet(self._say(reading), reading=facts(reading))
+            since = now_s if since is None else since
+            worst = max(reading.value or 0.0, worst or 0.0)
+            ctx.report(f"{self._say(reading)}, for {show_duration(now_s - since)} of {show_duration(self.for_)}")
+            if now_s - since < self.for_:
+                raise NotYet(f"{self._say(reading)}, but only for {show_duration(now_s - since)}")
+            return {"held_s": round(now_s - since, 3), "worst": worst, "reading": facts(reading)}
+
+        return await until(ctx, held, first_s=self.every, most_s=self.every)
+
+    async def confirm(self, ctx: Context) -> Observation:
+        return await self.observe(ctx)
+
+    async def _look(self, ctx: Context) -> Reading:
+        site = ctx.site(self.site)
+        readings = await ctx.component(self.component, Metrics).now(self.metric)
+        mine = [r for r in readings if r.site in (site, "")]
+        return mine[0] if mine else Reading(self.metric, site, "no-data", why=f"the source knows no site {site}")
+
+    def _passes(self, reading: Reading) -> bool:
+        return reading.known and float(reading.value or 0.0) < float(self.below.value)
+
+    def _say(self, reading: Reading) -> str:
+        where = f"{self.metric} of {reading.site or 'the system'}"
+        limit = f"{self.below.value:g}{self.below.unit}" if isinstance(self.below.value, float) else self.below.value
+        if not reading.known:
+            return f"{where} is unknown ({reading.state}: {reading.why}); it should be below {limit}"
+        sign = "below" if self._passes(reading) else "not below"
+        return f"{where} is {reading.value:.4g}{self.below.unit}, {sign} {limit}"
+
+
+def facts(reading: Reading) -> Facts:
+    """A reading as evidence."""
+    return {
+        "metric": reading.metric,
+        "site": reading.site,
+        "state": reading.state,
+        "value": reading.value,
+        "at": reading.at.isoformat() if reading.at else None,
+        "age_s": None if reading.age_s is None else round(reading.age_s, 3),
+        "subject": reading.subject,
+        "why": reading.why,
+        "query": reading.query,
+    }

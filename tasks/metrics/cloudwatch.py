@@ -1,0 +1,177 @@
+"""CloudWatch by GetMetricData, and its alarms. Fulfils ``tasks.metrics.protocol.Metrics``.
+
+Relied on (CloudWatch API reference): *GetMetricData* pages by ``NextToken``, gives each result a ``StatusCode``
+(``PartialData`` goes on with the next page), and the timestamp of a value is the start of its period. *PutMetricAlarm*
+replaces an alarm of the same name as a whole and takes ``Tags`` only when it creates; *TagResource* is for later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, Field, field_validator
+
+from tasks.aws import Account, Aws
+from tasks.contract import Surroundings
+from tasks.errors import BadInput, NotYet, Rejected, Unreachable
+from tasks.metrics._alarms import Alarm, keep, request
+from tasks.metrics._cloudwatch import Formula, Site, Stat, formulas
+from tasks.metrics.protocol import CATALOGUE, Reading, Series, metric, unknown
+from tasks.quantities import Duration
+
+Samples = dict[datetime, float]
+
+
+class CloudWatchSettings(Account):
+    """``sites``: where each site's metrics are. ``formulas``: metric -> formula, in place of the default."""
+
+    sites: dict[str, Site] = Field(min_length=1)
+    period: int = Field(default=60, ge=60, multiple_of=60)
+    """Seconds; a metric with basic monitoring has one sample in 300."""
+    stale_after: Duration = Field(default=600.0, gt=0)
+    """After the end of the newest period."""
+    formulas: dict[str, Formula] = Field(default_factory=dict)
+    alarm_actions: tuple[str, ...] = ()
+    """ARNs (an SNS topic that relight's receiver is subscribed to) for exported alarms."""
+
+    @field_validator("formulas")
+    @classmethod
+    def _named(cls, value: dict[str, Formula]) -> dict[str, Formula]:
+        if wrong := [n for n in value if n not in CATALOGUE]:
+            raise ValueError(f"no metric {', '.join(wrong)}; known: {', '.join(CATALOGUE)}")
+        return value
+
+
+class CloudWatch:
+    """CloudWatch in the region of each site."""
+
+    Settings: ClassVar[type[BaseModel]] = CloudWatchSettings
+
+    def __init__(self, settings: CloudWatchSettings, around: Surroundings) -> None:
+        self._settings, self._around = settings, around
+        self._aws = Aws(settings, around.component)
+        self._formulas = {s: {**formulas(at), **settings.formulas} for s, at in settings.sites.items()}
+
+    async def aclose(self) -> None:
+        await self._aws.aclose()
+
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(n for n in CATALOGUE if any(n in f for f in self._formulas.values()))
+
+    async def now(self, metric: str) -> tuple[Reading, ...]:
+        return tuple(await asyncio.gather(*(self._now(metric, site) for site in self._around.sites)))
+
+    async def series(self, metric: str, window_s: float, step_s: float) -> tuple[Series, ...]:
+        period_s = max(self._settings.period, 60 * round(step_s / 60))
+        found = []
+        for site in self._around.sites:
+            formula = self._formula(metric, site)
+            if formula is not None:
+                samples = await self._computed(site, formula, window_s, period_s)
+                found.append(Series(metric, site, tuple(sorted(samples.items())), float(period_s)))
+        return tuple(s for s in found if s.samples)
+
+    def _formula(self, name: str, site: str) -> Formula | None:
+        known = metric(name)
+        return self._formulas.get(site, {}).get(known.name if known else name)
+
+    async def _now(self, name: str, site: str) -> Reading:
+        formula, period_s = self._formula(name, site), self._settings.period
+        if formula is None:
+            return unknown(name, (site,), "not-measured", f"{self._around.component} has no formula for it at {site}")[
+                0
+            ]
+        query = formula.expression()
+        try:
+            # far enough back that a sample which is too old is told from none at all
+            samples = await self._computed(site, formula, 2 * self._settings.stale_after + 2 * period_s, period_s)
+        except (Unreachable, NotYet) as e:
+            return unknown(name, (site,), "no-answer", e.message, query)[0]
+        if not samples:
+            why = "CloudWatch has no sample of every part of it"
+            return unknown(name, (site,), "no-data", why, query)[0]
+        at = max(samples)
+        age_s = max(0.0, (self._around.clock.utc() - at).total_seconds() - period_s)
+        if age_s > self._settings.stale_after:
+            why = f"its newest sample is {age_s:.0f} s old, more than {self._settings.stale_after:g} s"
+            return Reading(name, site, "stale", at=at, age_s=age_s, why=why, query=query)
+        return Reading(name, site, "ok", samples[at], at, age_s, query=query)
+
+    async def _computed(self, site: str, formula: Formula, window_s: float, period_s: int) -> Samples:
+        """The formula at every time at which all its parts have a sample."""
+        parts = await self._parts(site, formula, window_s, period_s)
+        needed = [f"a{i}" for i, s in enumerate(formula.add) if not s.absent_is_zero] + (["o"] if formula.over else [])
+        times = set.intersection(*(set(parts[n]) for n in needed)) if needed else set().union(*parts.values())
+        found: Samples = {}
+        for at in times:
+            added = [parts[f"a{i}"].get(at, 0.0) for i in range(len(formula.add))]
+            value = formula.value(added, parts["o"].get(at) if formula.over else None, period_s)
+            if value is not None:
+                found[at] = value
+        return found
+
+    async def _parts(self, site: str, formula: Formula, window_s: float, period_s: int) -> dict[str, Samples]:
+        """Id of each statistic -> its samples. Raises Unreachable, NotYet, Rejected."""
+        end = self._around.clock.utc()
+        stats = {f"a{i}": s for i, s in enumerate(formula.add)} | ({"o": formula.over} if formula.over else {})
+        asked: dict[str, Any] = {
+            "MetricDataQueries": [data_query(name, stat, period_s) for name, stat in stats.items()],
+            "StartTime": end - timedelta(seconds=window_s),
+            "EndTime": end,
+            "ScanBy": "TimestampDescending",
+        }
+        client = await self._aws.client("cloudwatch", self._settings.sites[site].region)
+        what = f"GetMetricData of {site}"
+        found: dict[str, Samples] = defaultdict(dict)
+        while True:
+            answer = await self._aws.call(what, lambda: client.get_metric_data(**asked))
+            for result in answer["MetricDataResults"]:
+                self._check(what, result)
+                pairs = zip(result["Timestamps"], result["Values"], strict=True)
+                found[result["Id"]].update({at.astimezone(UTC): float(value) for at, value in pairs})
+            if not answer.get("NextToken"):
+                return found
+            asked["NextToken"] = answer["NextToken"]
+
+    def _check(self, what: str, result: dict[str, Any]) -> None:
+        code = result.get("StatusCode", "Complete")
+        said = "; ".join(str(m.get("Value", "")) for m in result.get("Messages", ()))
+        if code == "Forbidden":
+            raise Rejected(f"{self._around.component}: {what}: {code} {said}; see deployments/iam for the policy")
+        if code == "InternalError":
+            raise Unreachable(f"{self._around.component}: {what}: {code} {said}")
+
+    def alarm(self, alarm: Alarm) -> dict[str, Any] | None:
+        """The PutMetricAlarm request of ``alarm``; None where its site has no formula for its metric."""
+        formula = self._formula(alarm.metric, alarm.site)
+        if formula is None:
+            return None
+        stats = {f"a{i}": s for i, s in enumerate(formula.add)} | ({"o": formula.over} if formula.over else {})
+        queries = [data_query(n, s, self._settings.period, returned=False) for n, s in stats.items()]
+        math = {"Id": "value", "Expression": formula.expression(), "Label": alarm.metric, "ReturnData": True}
+        return request(alarm, [*queries, math], self._settings.period, self._settings.alarm_actions)
+
+    async def put(self, alarm: Alarm) -> str:
+        """Create or update it: ``created``, ``updated`` or ``same``. Raises SafetyRefusal for somebody else's alarm."""
+        wanted = self.alarm(alarm)
+        if wanted is None:
+            raise BadInput(f"{self._around.component} has no formula for {alarm.metric} at {alarm.site}")
+        client = await self._aws.client("cloudwatch", self._settings.sites[alarm.site].region)
+        return await keep(self._aws, client, wanted)
+
+
+def data_query(name: str, stat: Stat, period_s: int, *, returned: bool = True) -> dict[str, Any]:
+    """One MetricDataQuery."""
+    dimensions = [{"Name": k, "Value": v} for k, v in stat.dimensions.items()]
+    of = {"Namespace": stat.namespace, "MetricName": stat.name, "Dimensions": dimensions}
+    return {
+        "Id": name,
+        "MetricStat": {"Metric": of, "Period": period_s, "Stat": stat.statistic},
+        "ReturnData": returned,
+    }
+
+
+PROVIDER = CloudWatch

@@ -1,0 +1,157 @@
+"""Prometheus over its HTTP API. Fulfils ``tasks.metrics.protocol.Metrics``; also Mimir, Thanos and VictoriaMetrics.
+
+Relied on (prometheus.io/docs/prometheus/latest/querying/api): ``POST /api/v1/query`` answers ``{"status": "success",
+"data": {"resultType": "vector", "result": [{"metric": {…}, "value": [time, "text"]}]}}``; a refused query is HTTP 400
+or 422 with ``error``; values are texts and may be ``NaN``, ``+Inf``. ``timestamp(v)`` gives the time of each sample; a
+series whose target is gone is marked stale and is not in the result, one that nobody scrapes stays for five minutes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, Field, field_validator
+
+from tasks.contract import Surroundings
+from tasks.errors import BadInput, Unreachable
+from tasks.metrics._prometheus_api import Api, ApiSettings
+from tasks.metrics._promql import QUERIES, Query, span
+from tasks.metrics.protocol import CATALOGUE, Reading, Series, metric, unknown
+from tasks.quantities import Duration
+
+
+class PrometheusSettings(ApiSettings):
+    """As in ``runbooks/lab/system.yaml``, component ``metrics``."""
+
+    window: Duration = Field(default=30.0, ge=1)
+    """Over which rates and quantiles are computed; at least four scrape intervals."""
+    stale_after: Duration = Field(default=30.0, gt=0)
+    """Age of the oldest series behind a value at which the value counts as unknown."""
+    site_label: str = Field(default="site", pattern=r"^[A-Za-z_]\w*$")
+    whole_system: tuple[str, ...] = ()
+    """Metrics whose query gives one value without a site."""
+    queries: dict[str, Query] = Field(default_factory=dict)
+    """Metric -> query, in place of the default or beside it."""
+
+    @field_validator("queries", "whole_system")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if wrong := [n for n in value if n not in CATALOGUE]:
+            raise ValueError(f"no metric {', '.join(wrong)}; known: {', '.join(CATALOGUE)}")
+        return value
+
+
+class Prometheus:
+    """One Prometheus that sees every site."""
+
+    Settings: ClassVar[type[BaseModel]] = PrometheusSettings
+
+    def __init__(self, settings: PrometheusSettings, around: Surroundings) -> None:
+        self._settings, self._around = settings, around
+        self._api = Api(settings, around.component)
+
+    async def aclose(self) -> None:
+        await self._api.aclose()
+
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(n for n in CATALOGUE if n in self._settings.queries or n in QUERIES)
+
+    def expression(self, name: str) -> str:
+        """The PromQL of a metric. Raises BadInput for one that has none."""
+        return self._query(name).expr
+
+    @property
+    def site_label(self) -> str:
+        """The label of a series that names its site."""
+        return self._settings.site_label
+
+    def selector(self, name: str) -> str:
+        """The raw series that a metric is computed from; empty where the settings name none."""
+        return self._query(name).samples
+
+    async def now(self, metric: str) -> tuple[Reading, ...]:
+        sites = self._sites(metric)
+        if _name(metric) not in self.metrics():
+            return unknown(metric, sites, "not-measured", f"{self._around.component} has no query for {metric}")
+        query = self._query(metric)
+        try:
+            values, ages = await asyncio.gather(self._api.vector(query.expr), self._ages(query.samples))
+        except Unreachable as e:
+            return unknown(metric, sites, "no-answer", e.message, query.expr)
+        return tuple(self._reading(metric, query.expr, site, values, ages) for site in sites)
+
+    async def series(self, metric: str, window_s: float, step_s: float) -> tuple[Series, ...]:
+        if not 0 < step_s <= window_s or window_s / step_s > 11_000:  # Prometheus' own limit of points
+            raise BadInput(f"a window of {window_s:g} s in steps of {step_s:g} s: expected 1 to 11000 steps")
+        end = self._around.clock.utc().timestamp()
+        data = {"query": self.expression(metric), "start": f"{end - window_s:.3f}", "end": f"{end:.3f}"}
+        result = await self._api.ask("query_range", {**data, "step": f"{step_s:g}"})
+        found = []
+        for one in result:
+            pairs = [(datetime.fromtimestamp(float(t), UTC), float(v)) for t, v in one["values"]]
+            good = tuple((at, value) for at, value in pairs if math.isfinite(value))
+            if good:
+                found.append(Series(metric, self._site_of(one), good, step_s))
+        return tuple(found)
+
+    def _sites(self, name: str) -> tuple[str, ...]:
+        return ("",) if _name(name) in self._settings.whole_system else self._around.sites
+
+    def _query(self, name: str) -> Query:
+        key = _name(name)
+        query, default = self._settings.queries.get(key), QUERIES.get(key)
+        if query is None and default is not None:
+            query = default.model_copy(update={"expr": default.expr.replace("by (site", f"by ({self.site_label}")})
+        if query is None:
+            raise BadInput(f"{self._around.component} has no query for {name}; it has {', '.join(self.metrics())}")
+        window = span(self._settings.window)
+        return Query(expr=query.expr.replace("{window}", window), samples=query.samples)
+
+    def _reading(
+        self, name: str, expr: str, site: str, values: list[Any], ages: dict[str, tuple[float, float]] | None
+    ) -> Reading:
+        mine = [v for v in values if self._site_of(v) == site]
+        at_s, age_s = (ages or {}).get(site, (None, None))
+        if not site and ages:
+            at_s, age_s = max(ages.values(), key=lambda pair: pair[1])  # of the whole: the oldest of all sites
+        at = None if at_s is None else datetime.fromtimestamp(at_s, UTC)
+        if not mine:
+            why = f"Prometheus has no value for {site or 'the system'}: no target answers, or nothing exports it"
+            return Reading(name, site, "no-data", at=at, age_s=age_s, why=why, query=expr)
+        if ages is not None and age_s is None:
+            why = "Prometheus has a value, and none of the series that say how old it is: set samples of its query"
+            return Reading(name, site, "stale", why=why, query=expr)
+        if age_s is not None and age_s > self._settings.stale_after:
+            why = f"its oldest sample is {age_s:.0f} s old, more than {self._settings.stale_after:g} s"
+            return Reading(name, site, "stale", at=at, age_s=age_s, why=why, query=expr)
+        numbers = [(float(v["value"][1]), v) for v in mine]
+        if not all(math.isfinite(n) for n, _ in numbers):
+            why = "its value is no number: nothing happened that it could be computed from"
+            return Reading(name, site, "not-a-number", at=at, age_s=age_s, why=why, query=expr)
+        value, worst = max(numbers, key=lambda pair: pair[0])
+        subject = ",".join(f"{k}={v}" for k, v in sorted(worst["metric"].items()) if k != self._settings.site_label)
+        return Reading(name, site, "ok", value, at, age_s, subject, query=expr)
+
+    async def _ages(self, samples: str) -> dict[str, tuple[float, float]] | None:
+        """Site -> (time of the oldest sample, its age), by Prometheus' clock. None where no samples are named."""
+        if not samples:
+            return None
+        found: dict[str, tuple[float, float]] = {}
+        for one in await self._api.vector(f"min by ({self._settings.site_label}) (timestamp({samples}))"):
+            evaluated, at = float(one["value"][0]), float(one["value"][1])
+            found[self._site_of(one)] = (at, max(0.0, evaluated - at))
+        return found
+
+    def _site_of(self, one: dict[str, Any]) -> str:
+        return str(one["metric"].get(self._settings.site_label, ""))
+
+
+def _name(name: str) -> str:
+    found = metric(name)
+    return found.name if found else name
+
+
+PROVIDER = Prometheus

@@ -1,0 +1,139 @@
+"""What every source of metrics can say, and the catalogue of the metrics that the scaling plan names.
+
+A reading is known or it is not. No data, a sample that is too old, NaN and a source that does not answer are *unknown*:
+never 0, and never "below the threshold".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol, runtime_checkable
+
+Unit = Literal["%", "s", "B/s", "", "USD/d"]
+"""Percent 0-100, seconds, bytes a second, a bare count, US dollars a day."""
+State = Literal["ok", "no-data", "stale", "not-a-number", "no-answer", "not-measured"]
+"""``not-measured``: the source has no query for this metric."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A key metric.
+
+    Attributes:
+        section: its name in the ``scaling`` section.
+        aliases: other names in conditions.
+        somewhere: a site may well have none (a primary's site without a replica has no lag); one of them must.
+    """
+
+    name: str
+    unit: Unit
+    summary: str
+    section: str = ""
+    aliases: tuple[str, ...] = ()
+    domain: Literal["application", "database", "cost"] = "application"
+    somewhere: bool = False
+
+
+CATALOGUE = {
+    m.name: m
+    for m in (
+        Metric("cpu_usage", "%", "processor time of the busiest instance", "cpu"),
+        Metric("memory_usage", "%", "memory in use, of what there is", "memory"),
+        Metric("disk_io", "B/s", "bytes read and written"),
+        Metric("network_traffic", "B/s", "bytes received and sent"),
+        Metric("request_latency", "s", "95th percentile from request to answer", "latency"),
+        Metric("error_rate", "%", "answers with 5xx, of all", "errors"),
+        Metric("concurrent_users", "", "open client connections", aliases=("active_users",)),
+        Metric("connection_count", "%", "database connections, of the limit", domain="database"),
+        Metric("query_performance", "s", "mean time of a statement in the server", domain="database", somewhere=True),
+        Metric(
+            "replication_lag",
+            "s",
+            "the furthest a replica is behind",
+            aliases=("lag",),
+            domain="database",
+            somewhere=True,
+        ),
+        Metric("disk_usage", "%", "of the fullest file system", domain="database"),
+        Metric("instance_cost", "USD/d", "servers and databases, last whole day", domain="cost"),
+        Metric("storage_cost", "USD/d", "stored data, last whole day", domain="cost"),
+        Metric("bandwidth_cost", "USD/d", "data transfer and CDN, last whole day", domain="cost"),
+        Metric("daily_cost", "USD/d", "everything, last whole day", domain="cost"),
+    )
+}
+_NAMES = {alias: m for m in CATALOGUE.values() for alias in (m.name, *m.aliases)}
+SECTIONS = {m.section: m for m in CATALOGUE.values() if m.section}
+
+
+def metric(name: str) -> Metric | None:
+    """The metric of this name or alias; None for an unknown one."""
+    return _NAMES.get(name)
+
+
+def known_names() -> tuple[str, ...]:
+    """Every name and alias."""
+    return tuple(_NAMES)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One metric of one site, now.
+
+    Attributes:
+        site: empty for what belongs to no site (cost of the whole).
+        value: in the metric's unit; None unless ``state`` is ``ok``.
+        at: when the sample was taken, aware UTC; also of a stale one.
+        age_s: of the sample, by the source's own clock.
+        subject: whose value it is, where the source says so (``west-app1``).
+        why: in words, where it is not known.
+        query: what was asked, to ask it again.
+    """
+
+    metric: str
+    site: str
+    state: State
+    value: float | None = None
+    at: datetime | None = None
+    age_s: float | None = None
+    subject: str = ""
+    why: str = ""
+    query: str = ""
+
+    @property
+    def known(self) -> bool:
+        return self.state == "ok" and self.value is not None
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric of one site over a window: (aware UTC, value), oldest first. Gaps are gaps: nothing is filled in."""
+
+    metric: str
+    site: str
+    samples: tuple[tuple[datetime, float], ...]
+    step_s: float
+
+
+@runtime_checkable
+class Metrics(Protocol):
+    """A source of metrics."""
+
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of the catalogue that it has a query for."""
+        ...
+
+    async def now(self, metric: str) -> tuple[Reading, ...]:
+        """One reading for each site of the system, the worst where a site has several. Never raises for a source that
+        does not answer: that is the state ``no-answer`` of every reading. Raises Rejected for a query that it refuses.
+        """
+        ...
+
+    async def series(self, metric: str, window_s: float, step_s: float) -> tuple[Series, ...]:
+        """One series for each site that has samples within ``window_s`` before now. Raises Unreachable, Rejected."""
+        ...
+
+
+def unknown(name: str, sites: tuple[str, ...], state: State, why: str, query: str = "") -> tuple[Reading, ...]:
+    """The same unknown for each site."""
+    return tuple(Reading(name, site, state, why=why, query=query) for site in sites)
