@@ -49,6 +49,7 @@ endurance: install ## five failovers there and back for each fault, with figures
 prove: install ## every shipped runbook against a simulated world in which everything goes wrong
 	$(BIN)/relight prove failover --system lab --every $(EVERY) --depth 50
 	$(BIN)/relight prove rejoin --system lab --every $(EVERY) --depth 50
+	$(BIN)/relight prove failover --system event-venue --scenario kill-primary --scenario healthy --every 60 --depth 10
 
 crash: install ## the engine killed at every record of a real failover, each in a failover of its own
 	RELIGHT_CRASH=all $(BIN)/python -m pytest -s tests/real/test_crash.py

@@ -124,20 +124,21 @@ class Rules:
                 f"follows {n.upstream}" if n.replica else f"primary{', read only' if n.read_only else ''}"
                 for n in world.nodes.values()
             },
-            "names": {f"{n} {t}": sorted(world.sites_of(r.rrset.values)) for (n, t), r in world.records.items()},
+            "names": {f"{n} {t}": sorted(world.sites_of(r.rrset.targets)) for (n, t), r in world.records.items()},
             "routes": {
                 f"{site} {pool}": sorted(s for s, admin in servers.items() if admin == "ready")
                 for (site, pool), servers in world.admin.items() if site not in world.down
             },
             "held": sorted(world.paused - world.down),
             "buckets": {s: b.source for s, b in world.buckets.items()},
+            "origins": {component: origin[0] for component, origin in world.origin.items()},
             "sizes": {**world.autovacuum, **{s: str(p) for s, p in world.pools.items() if s not in world.down}},
         }  # fmt: skip
 
     async def serves(self) -> bool:
         """Would a client's write through the public name be acknowledged, once its cache has run out?"""
         for record in self.world.records.values():
-            for site in self.world.sites_of(record.rrset.values):
+            for site in self.world.sites_of(record.rrset.targets):
                 try:
                     _, node = await self.world.request(site, 1.0, None)
                     if node.writable and self._acknowledges(node.name):

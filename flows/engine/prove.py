@@ -23,6 +23,8 @@ from tasks.contract import Mode
 from tasks.errors import BadInput
 from tasks.simulation import Event
 
+OFTEN = 8
+"""So often a look is told apart from those before it."""
 CHUNK = 60
 """Schedules that one worker plays before it says how far it is."""
 
@@ -33,7 +35,7 @@ class Question:
 
     Attributes:
         scenarios: names, or empty for all in which the runbook has something to do and succeeds.
-        every: 1 plays every single deviation; n every n-th (crashes are never left out).
+        every: 1 plays every single deviation; n every n-th (crashes are never left out, see ``chosen_singles``).
         depth: how many schedules of two to four deviations to draw for each case.
         seed: of the draws and of the engine's jitter.
         vars: variables of the runbook with another value, as (name, text).
@@ -253,12 +255,22 @@ def _work(question: Question, key: tuple[Mode, str], calm: Story) -> Iterable[Wo
 
 
 def chosen_singles(trace: Sequence[Event], every: int) -> list[Schedule]:
-    """All crashes, and every ``every``-th of each other kind, each kind from another start."""
+    """All crashes, and every ``every``-th of each other kind, each kind from another start.
+
+    Crashes at a look that was there ``OFTEN`` times before are of the second sort: one who waits asks the same thing
+    again and again.
+    """
+    counts: Counter[str] = Counter()
+    again: set[int] = set()
+    for event in trace:
+        counts[event.what] += event.kind == "read"
+        if counts[event.what] > OFTEN and event.kind == "read":
+            again.add(event.at)
     everything = singles(trace)
-    chosen = [s for s in everything if s[0].kind.startswith("kill")]
-    kinds = sorted({s[0].kind for s in everything} - {s[0].kind for s in chosen})
-    for number, kind in enumerate(kinds):
-        chosen += [s for s in everything if s[0].kind == kind][number % every :: every]
+    chosen = [s for s in everything if s[0].kind.startswith("kill") and s[0].at not in again]
+    left = [s for s in everything if not s[0].kind.startswith("kill") or s[0].at in again]
+    for number, kind in enumerate(sorted({s[0].kind for s in left})):
+        chosen += [s for s in left if s[0].kind == kind][number % every :: every]
     return chosen
 
 

@@ -10,12 +10,13 @@ from flows.engine.providers import Components
 from flows.engine.system import LoadedSystem
 from tasks import catalog
 from tasks.capacity.protocol import Capacity
+from tasks.cdn.protocol import Cdn
 from tasks.clock import Clock
 from tasks.contract import Surroundings
 from tasks.database.protocol import Database
 from tasks.errors import BadInput
 from tasks.simulation import Simulation
-from tasks.traffic.protocol import Balancer
+from tasks.traffic.protocol import Balancer, Members
 from tasks.world import DATABASE_POOL, Bucket, Node, Record, World
 from tasks.zones.protocol import Zone
 
@@ -72,6 +73,8 @@ def world_of(loaded: LoadedSystem, clock: Clock) -> World:
         _add_pools(world, balancer)
     for _, zone in zones:
         _add_names(world, zone, active)
+    for name, _ in real.of(Cdn):
+        world.origin[name] = (active, -1e9, 1)
     world.buckets = {active: Bucket()}
     world.buckets |= {s: Bucket(source=active, copied={active: world.now}) for s in sites if s != active}
     return world
@@ -103,7 +106,11 @@ def _add_instances(world: World, capacity: Capacity) -> None:
 def _add_pools(world: World, balancer: Balancer) -> None:
     primary = next((n.name for n in world.nodes.values() if not n.replica), "")
     for site in balancer.sites():
-        world.admin[site, DATABASE_POOL] = {n: "ready" if n == primary else "maint" for n in world.nodes}
+        # A balancer that has target groups only balances no databases: each site's servers use the site's own node.
+        own = isinstance(balancer, Members)
+        world.admin[site, DATABASE_POOL] = {
+            n.name: "ready" if (n.site == site if own else n.name == primary) else "maint" for n in world.nodes.values()
+        }
         servers = [f"{s}-app{i}" for s in world.sites for i in range(1, 11)]
         world.admin[site, APP_POOL] = {s: "ready" if s.startswith(f"{site}-") else "maint" for s in servers}
 

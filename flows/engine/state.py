@@ -210,13 +210,17 @@ def reopened(plan: Plan, state: RunState) -> list[str]:
 
     Those that are done, and that a changing step which has not ended well needs directly, or through other checks, on
     the way to a point of no return that was not begun: before a fence it is asked again whether the primary is down at
-    all, and whether people still say yes. Behind the fence it is not: it is down because of it.
+    all, and whether people still say yes. Behind the fence it is not: it is down because of it. Where a planned move
+    began its fence, it is read only because of it, and not ready for a switch any more.
     """
     if state.going_back:
         return []
     ahead = [s.id for s in plan.steps if s.irreversible and not state.of(s.id).intent]
     leads = {i for point in ahead for i in (point, *plan.ancestors(point))}
-    asking = [s for s in plan.steps if s.id in leads and not s.action.read_only and state.of(s.id).outcome not in GOOD]
+    unfinished = [
+        s for s in plan.steps if s.id in leads and not s.action.read_only and state.of(s.id).outcome not in GOOD
+    ]
+    asking = [s for s in unfinished if plan.mode == "forced" or not state.of(s.id).intent]
     needed: set[str] = set()
     todo = [n for s in asking for n in s.needs]
     while todo:

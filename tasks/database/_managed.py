@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
@@ -199,6 +199,13 @@ class Managed(Standing):
     ) -> None:
         super().__init__(for_sql(access, nodes), around)
         self._access, self._at, self._control = access, nodes, control
+
+    async def try_write(self, node: str, vantage: str) -> WriteProbe:
+        """As SQL has it; but that nothing listens proves nothing here: the service starts a dead server by itself."""
+        tried = await super().try_write(node, vantage)
+        if tried.outcome != "gone":
+            return tried
+        return replace(tried, outcome="silent", detail=f"{tried.detail}; AWS may start it again at any moment")
 
     async def ask_host(self, node: str) -> WriteProbe | None:
         """What AWS says of it. ``gone``: it is stopped, or nobody is admitted and it was restarted since."""

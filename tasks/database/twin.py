@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tasks.contract import Surroundings
-from tasks.database._sizes import PoolLimits, TableVacuum
+from tasks.database._pooler_twin import PoolerTwin
+from tasks.database._sizes import TableVacuum
 from tasks.database.protocol import (
     Database,
     Drained,
@@ -17,7 +18,6 @@ from tasks.database.protocol import (
     NodeView,
     Operated,
     Pooler,
-    RoundTrip,
     Standby,
     Witnessed,
     WriteProbe,
@@ -27,7 +27,6 @@ from tasks.simulation import Simulation
 from tasks.world import IDENTITY, STALE_AFTER_S, Node, World
 
 COMMAND_S = 0.05
-POOL = PoolLimits(10, 50, 50)
 """Of a pooler whose limits were never set; not as the plan says."""
 REJOIN_S = 2.0
 
@@ -202,6 +201,41 @@ class _Told(_Cluster):
         return await self._sim.change(self._name, f"rejoin {node}", effect, REJOIN_S)
 
 
+class _Hosted(_Told):
+    """Servers that a service runs: it starts a dead one again by itself, so that only its own fence is a proof."""
+
+    async def try_write(self, node: str, vantage: str) -> WriteProbe:
+        seen = await super().try_write(node, vantage)
+        return replace(seen, outcome="silent") if seen.outcome == "gone" else seen
+
+    async def ask_host(self, node: str) -> WriteProbe | None:
+        def look() -> WriteProbe:
+            there = self._world.nodes[node]
+            if there.site in self._world.down:
+                return WriteProbe("host", node, "silent", "the service does not answer", f"service of {node}")
+            return WriteProbe("host", node, "gone" if there.held else "runs", "", f"service of {node}")
+
+        silent = WriteProbe("host", node, "silent", "no answer", f"service of {node}")
+        return await self._sim.read(self._name, f"ask_host {node}", look, lambda _why: silent)
+
+    async def fence(self, node: str, *, orderly: bool) -> str:
+        """Orderly: read only, so that what was written still reaches the replicas. Forced: the quarantine."""
+
+        def effect() -> str:
+            there = self._world.nodes[node]
+            if there.site in self._world.down:
+                raise Unreachable(f"no means fenced {node}: the service does not answer")
+            if there.answers and there.replica:
+                raise Rejected(f"{node} is a replica")
+            if orderly and there.answers:
+                there.read_only = True
+                return "read only"
+            there.up, there.held, there.hung_since = False, True, None
+            return "a security group that admits nobody, and a restart"
+
+        return await self._sim.change(self._name, f"fence {node}", effect, COMMAND_S)
+
+
 class _Drained(_Told):
     """Fulfils ``Drained`` too."""
 
@@ -262,7 +296,7 @@ class DatabaseTwin(_Drained):
         await self._sim.change(self._name, f"set_autovacuum {node} {table}", effect)
 
 
-class ServedTwin(_Drained):
+class ServedTwin(_Drained, _Hosted):
     """Instances that a service runs, with replicas that keep the source they were made from (RDS)."""
 
     async def follow(self, node: str, upstream: str) -> None:
@@ -272,7 +306,7 @@ class ServedTwin(_Drained):
         await self._sim.change(self._name, f"follow {node}", effect)
 
 
-class GlobalTwin(_Told):
+class GlobalTwin(_Hosted):
     """Clusters of a global database (Aurora): no positions, and the others follow a new writer by themselves."""
 
     async def view(self, node: str, vantage: str | None = None) -> NodeView:
@@ -312,80 +346,6 @@ class LimitedTwin(_Told):
 
     async def promote(self, node: str) -> None:
         raise Rejected(f"{node} cannot be promoted: {self.cannot('promote')}")
-
-
-class PoolerTwin:
-    """Fulfils ``Pooler`` and ``SizedPool``: one in each site, behind the site's balancer."""
-
-    def __init__(self, real: Pooler, around: Surroundings, world: World, simulation: Simulation) -> None:
-        self._real, self._world, self._sim, self._name = real, world, simulation, around.component
-
-    async def aclose(self) -> None:
-        """Nothing is held open."""
-
-    def sites(self) -> tuple[str, ...]:
-        return self._real.sites()
-
-    def _there(self, site: str) -> None:
-        if site in self._world.down:
-            raise Unreachable(f"the pooler of {site} does not answer")
-
-    async def paused(self, site: str) -> bool:
-        def look() -> bool:
-            self._there(site)
-            return site in self._world.paused
-
-        return await self._sim.read(self._name, f"paused {site}", look)
-
-    async def pause(self, site: str) -> None:
-        def effect() -> None:
-            self._there(site)
-            self._world.paused.add(site)
-
-        await self._sim.change(self._name, f"pause {site}", effect)
-
-    async def resume(self, site: str) -> None:
-        def effect() -> None:
-            self._there(site)
-            self._world.paused.discard(site)
-
-        await self._sim.change(self._name, f"resume {site}", effect)
-
-    async def target(self, site: str) -> str:
-        def look() -> str:
-            self._there(site)
-            return self._world.routed(site).name
-
-        return await self._sim.read(self._name, f"target {site}", look)
-
-    async def pool_limits(self, site: str) -> PoolLimits:
-        def look() -> PoolLimits:
-            self._there(site)
-            return self._world.pools.get(site, POOL)
-
-        return await self._sim.read(self._name, f"pool_limits {site}", look)
-
-    async def set_pool_limits(self, site: str, limits: PoolLimits) -> str:
-        def effect() -> str:
-            self._there(site)
-            self._world.pools[site] = limits
-            return "SET"
-
-        return await self._sim.change(self._name, f"set_pool_limits {site}", effect)
-
-    async def round_trip(self, site: str, nonce: str) -> RoundTrip:
-        def effect() -> RoundTrip:
-            self._there(site)
-            if site in self._world.paused:
-                raise Unreachable(f"the pooler of {site} holds queries")
-            node = self._world.routed(site)
-            if not node.writable:
-                raise Rejected(f"{node.name} takes no writes")
-            if not self._world.commit(node, None):
-                raise Unreachable(f"the commit at {node.name} waits for a standby")
-            return RoundTrip(nonce, nonce, in_recovery=False, system_identifier=IDENTITY, timeline=node.timeline)
-
-        return await self._sim.change(self._name, f"round_trip {site}", effect)
 
 
 TWINS = (

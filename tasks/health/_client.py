@@ -38,6 +38,7 @@ class Receipt:
 class Client:
     """Who writes what where.
 
+    ``scheme``: ``http`` or ``https``, where the certificate must be ``host``'s, whatever the address is called.
     ``within_s`` bounds each single request, and none goes on past ``until_s`` of the clock; ``host`` goes into the
     Host header.
     """
@@ -51,6 +52,7 @@ class Client:
     until_s: float
     clock: Clock
     network: Network
+    scheme: str = "http"
 
     async def write_and_read(self, address: str, n: int) -> Receipt:
         """Write event ``n`` and read it back, each on a connection of its own. Raises NotYet, Rejected.
@@ -72,9 +74,9 @@ class Client:
 
     async def _ask(self, method: str, address: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         """The answer's JSON object; 5xx, 404 (not there yet) and silence are NotYet, everything else Rejected."""
-        url = f"http://{f'[{address}]' if ':' in address else address}:{self.port}{path}"
+        url = f"{self.scheme}://{f'[{address}]' if ':' in address else address}:{self.port}{path}"
         what = f"{method} {url} as {self.host}"
-        host = self.host if self.port == 80 else f"{self.host}:{self.port}"
+        host = self.host if self.port == {"http": 80, "https": 443}[self.scheme] else f"{self.host}:{self.port}"
         headers = {} if body is None else {"Content-Type": "application/json"}
         within_s = max(0.0, min(self.within_s, self.until_s - self.clock.monotonic()))
         try:

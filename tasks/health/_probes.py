@@ -33,15 +33,15 @@ Address = Annotated[str, AfterValidator(_is_address)]
 Url = Annotated[str, AfterValidator(_is_url)]
 
 
-async def http(network: Network, clock: Clock, url: str, *, status: int, within_s: float) -> float:
-    """Seconds until ``url`` answered ``status`` in full. Redirects are not followed. Raises NotYet, BadInput."""
+async def http(network: Network, clock: Clock, ask: Ask, *, status: int, within_s: float) -> float:
+    """Seconds until ``ask`` was answered ``status`` in full. Redirects are not followed. Raises NotYet, BadInput."""
     started_s = clock.monotonic()
     try:
-        answer = await network.http(Ask("GET", url), within_s=within_s)
+        answer = await network.http(ask, within_s=within_s)
     except Unreachable as e:
-        raise NotYet(f"{url}: {e.message}") from e
+        raise NotYet(f"{ask.url}: {e.message}") from e
     if answer.status != status:
-        raise NotYet(f"{url}: HTTP {answer.status}, expected {status}")
+        raise NotYet(f"{ask.url}: HTTP {answer.status}, expected {status}")
     return clock.monotonic() - started_s
 
 

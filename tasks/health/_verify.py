@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -14,6 +14,7 @@ from tasks.errors import NotYet
 from tasks.health import _probes
 from tasks.health._client import Client, Receipt, resolve
 from tasks.health._probes import Address
+from tasks.network import Ask
 from tasks.quantities import Duration
 from tasks.waiting import until
 from tasks.zones.protocol import Zone
@@ -35,6 +36,7 @@ class Verify(Action):
     phase: ClassVar[Phase] = Phase.VERIFY
 
     public_name: str = Field(alias="name", min_length=1, description="The public name that clients use.")
+    scheme: Literal["http", "https"] = Field(default="http", description="https: the certificate must be the name's.")
     port: int = Field(default=80, ge=1, le=65535)
     write_path: str = Field(default="/events", pattern="^/")
     read_path: str = Field(default="/events/{client}/{n}", pattern="^/")
@@ -128,8 +130,9 @@ class Verify(Action):
         # Cut off by the runner, a write would count as an effect that may have happened; so it ends a little before.
         until_s = ctx.deadline - _MARGIN_S
         client = Client(
-            host, self.port, client_id, self.write_path, self.read_path, self.within, until_s, ctx.clock, ctx.network
-        )
+            host, self.port, client_id, self.write_path, self.read_path, self.within, until_s, ctx.clock, ctx.network,
+            self.scheme,
+        )  # fmt: skip
         # Milliseconds and a counter: a number of its own for each write, and below 2**53 for JSON readers.
         n = int(ctx.clock.utc().timestamp() * 1000) * 100 + index % 100
         receipt = await client.write_and_read(address, n)
@@ -145,15 +148,17 @@ class Verify(Action):
             return (self.address,)
         if self.zone:
             zone: Zone = ctx.component(self.zone, Zone)
-            return zone.wanted(self.public_name, "A", ctx.site(str(self.site))).values
+            found = zone.wanted(self.public_name, "A", ctx.site(str(self.site)))
+            return tuple(target.rstrip(".") for target in found.targets)  # of an alias: its load balancer's name
         return await resolve(
             ctx.network, self.public_name, self.resolver, max(0.01, min(self.within, ctx.left_s() - _MARGIN_S))
         )
 
     async def _ready(self, ctx: Context, address: str) -> str:
         try:
-            url = f"http://{address}:{self.port}{self.ready_path}"
-            await _probes.http(ctx.network, ctx.clock, url, status=200, within_s=self.within)
+            url = f"{self.scheme}://{address}:{self.port}{self.ready_path}"
+            host = self.public_name.rstrip(".")
+            await _probes.http(ctx.network, ctx.clock, Ask("GET", url, host), status=200, within_s=self.within)
         except NotYet as e:
             return e.message
         return "ready"

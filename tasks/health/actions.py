@@ -13,6 +13,7 @@ from tasks.health import _probes
 from tasks.health._failure import ConfirmFailure
 from tasks.health._probes import Address, Url
 from tasks.health._verify import Verify
+from tasks.network import Ask
 from tasks.quantities import Duration
 from tasks.waiting import until
 
@@ -59,7 +60,9 @@ class Http(_Check):
     status: int = Field(default=200, ge=100, le=599)
 
     async def _once(self, ctx: Context) -> float:
-        return await _probes.http(ctx.network, ctx.clock, self.url, status=self.status, within_s=self.within)
+        return await _probes.http(
+            ctx.network, ctx.clock, Ask("GET", self.url), status=self.status, within_s=self.within
+        )
 
     def _what(self) -> str:
         return self.url

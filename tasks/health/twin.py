@@ -48,7 +48,7 @@ class NetworkTwin:
 
     async def http(self, ask: Ask, *, within_s: float) -> Reply:
         url = urlsplit(ask.url)
-        site = self._world.site_at.get(url.hostname or "")
+        site = self._world.site_at.get(url.hostname or "", self._world.site_at.get(f"{url.hostname}."))
         if site is None:
             return await self._sim.read("network", f"{ask.method} {url.path}", lambda: self._nobody(ask.url))
         if ask.method == "POST":
@@ -105,7 +105,7 @@ class NetworkTwin:
     async def lookup(self, name: str, resolver: str | None, *, within_s: float) -> tuple[str, ...]:
         full = name.rstrip(".") + "."
         return await self._sim.read(
-            "network", f"lookup {full}", lambda: self._world.resolve(resolver or "system", full, "A").values
+            "network", f"lookup {full}", lambda: self._world.resolve(resolver or "system", full, "A").targets
         )
 
 

@@ -23,7 +23,7 @@ from botocore.exceptions import (
     HTTPClientError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.aws import hearing
 from tasks.contract import Surroundings, in_thread
@@ -49,19 +49,30 @@ class Bucket(BaseModel):
     endpoint: str | None = None
     """Base URL of the store; None is AWS itself."""
     bucket: str = Field(min_length=3)
+    region: str | None = None
+    """Of this bucket; None: the component's. A call goes there and nowhere else."""
 
 
 class S3Settings(BaseModel):
-    """As in ``runbooks/lab/system.yaml``, component ``storage``."""
+    """As in ``runbooks/lab/system.yaml``, component ``storage``.
+
+    Without keys the credentials are boto3's own (environment, profile, role), as for every AWS provider.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     timeout: Duration = 2.0
     """To connect, and to wait for each read; a call is sent at most twice."""
-    access_key: SecretRef
-    secret_key: SecretRef
+    access_key: SecretRef | None = None
+    secret_key: SecretRef | None = None
     region: str = "us-east-1"
     sites: dict[str, Bucket] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _both_keys_or_none(self) -> S3Settings:
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("access_key and secret_key belong together: give both or neither")
+        return self
 
 
 class S3:
@@ -72,7 +83,7 @@ class S3:
     def __init__(self, settings: S3Settings, around: Surroundings) -> None:
         self._settings = settings
         self._component = around.component
-        self._clients: dict[str, tuple[tuple[str, str], Any]] = {}
+        self._clients: dict[str, tuple[tuple[str | None, str | None], Any]] = {}
         self._building = asyncio.Lock()
 
     async def view(self, site: str) -> BucketView:
@@ -195,16 +206,18 @@ class S3:
         """The site's client; built again when its keys have changed. Building reads botocore's files: in a thread."""
         bucket = self._bucket(site)
         settings = self._settings
-        keys = (resolve(settings.access_key).get_secret_value(), resolve(settings.secret_key).get_secret_value())
+        refs = (settings.access_key, settings.secret_key)
+        access, secret = (None if ref is None else resolve(ref).get_secret_value() for ref in refs)
+        region = bucket.region or settings.region
         endpoint = expand(bucket.endpoint) if bucket.endpoint else None
 
         def build() -> Any:
             client = boto3.session.Session().client(
                 "s3",
                 endpoint_url=endpoint,
-                region_name=settings.region,
-                aws_access_key_id=keys[0],
-                aws_secret_access_key=keys[1],
+                region_name=region,
+                aws_access_key_id=access,
+                aws_secret_access_key=secret,
                 config=Config(
                     connect_timeout=settings.timeout,
                     read_timeout=settings.timeout,
@@ -212,12 +225,12 @@ class S3:
                     s3={"addressing_style": "path"},
                 ),
             )
-            return hearing(client, "s3", settings.region)
+            return hearing(client, "s3", region)
 
         async with self._building:
             have = self._clients.get(site)
-            if have is None or have[0] != keys:
-                self._clients[site] = (keys, await in_thread(build))
+            if have is None or have[0] != (access, secret):
+                self._clients[site] = ((access, secret), await in_thread(build))
             return self._clients[site][1]
 
     def _name(self, site: str) -> str:

@@ -193,7 +193,10 @@ class Verify(_AtName):
                 raise NotYet(found.summary, **found.facts)
             return found.facts
 
-        return await until(bounded, verified)
+        # A long TTL is waited out in longer pauses: nobody's name servers are asked hundreds of times.
+        old_ttl_s = written.old_ttl_s if written else 0.0
+        spare_s = self.within - old_ttl_s - self.slack
+        return await until(bounded, verified, most_s=max(0.5, min(old_ttl_s / 15, spare_s / 2)))
 
     async def confirm(self, ctx: Context) -> Observation:
         """Everyone once more. The times stay those that ``apply`` measured, and nothing is waited out twice."""

@@ -103,6 +103,10 @@ class Plant:
             way.open = clients
 
     def copy(self, name: str, source: str) -> None:
+        slot = self.nodes[name].replace("-", "_")
+        with self.cluster.admin(self.nodes[source]) as admin:
+            if not admin.execute("SELECT FROM pg_replication_slots WHERE slot_name = %s", (slot,)).fetchall():
+                admin.execute("SELECT pg_create_physical_replication_slot(%s)", (slot,))
         self.cluster.command("kill", self.nodes[name])
         self.cluster.command("copy", self.nodes[name], self.nodes[source])
         self.admit(name, clients=True)

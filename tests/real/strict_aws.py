@@ -47,6 +47,8 @@ class State:
     """status, code, stdout, stderr of what a command does; ``lost`` for one that never ends."""
     refresh: str = "Successful"
     """How an instance refresh ends."""
+    away: list[str] = field(default_factory=list)
+    """Regions of which nothing answers: connections are closed."""
     faults: list[dict[str, Any]] = field(default_factory=list)
     launching: dict[str, float] = field(default_factory=dict)
     activities: list[dict[str, Any]] = field(default_factory=list)
@@ -465,6 +467,11 @@ def app(moto: Any) -> Any:
         if environ["PATH_INFO"] == "/strict":
             answer("200 OK", [("Content-Type", "application/json")])
             return [control(body)]
+        scope = environ.get("HTTP_AUTHORIZATION", "").split("/")
+        if len(scope) > 2 and scope[2] in STATE.away:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            answer("500 away", [])
+            return [b""]
         kind = due(operation(environ, body))
         if kind == "throttle":
             return said("Throttling", 400, environ, answer)

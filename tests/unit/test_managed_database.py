@@ -13,9 +13,11 @@ from tasks.aws_secrets import Address, parse
 from tasks.clock import LoopClock
 from tasks.contract import Surroundings
 from tasks.database._loss import Known, choose, estimate, judge
-from tasks.database._managed import FENCED, FENCED_AT, OWNER, Unit, must_be_available, must_be_ours
+from tasks.database._managed import FENCED, FENCED_AT, OWNER, Managed, Unit, must_be_available, must_be_ours
+from tasks.database._proof import judge as judge_proof
 from tasks.database._replicas import _complete
-from tasks.database.protocol import NodeView
+from tasks.database._standing import Standing
+from tasks.database.protocol import NodeView, WriteProbe
 from tasks.database.twin import DatabaseTwin, GlobalTwin, LimitedTwin, ServedTwin
 from tasks.errors import BadInput, MissingSecret, NotYet, Rejected
 
@@ -183,3 +185,27 @@ def test_a_primary_that_is_no_node():
             provider("database.supabase", primary="main")
 
     asyncio.run(main())
+
+
+def test_that_nothing_listens_is_no_proof_where_a_service_starts_it_again(monkeypatch):
+    """RDS and Aurora restart a dead server by themselves; only their own word, or the server's, fences it."""
+
+    class Server:
+        def __init__(self, outcome):
+            self.outcome = outcome
+
+        async def try_write(self, node, vantage):
+            return WriteProbe(vantage, node, self.outcome, "connection refused", f"{vantage}:{node}")
+
+    class Hosted(Managed):
+        def __init__(self):
+            """Nothing is built: only the way of a probe is looked at."""
+
+    async def probes(outcome):
+        monkeypatch.setattr(Standing, "try_write", Server(outcome).try_write.__func__, raising=False)
+        monkeypatch.setattr(Hosted, "outcome", outcome, raising=False)
+        return [await Hosted().try_write("west", v) for v in ("direct", "east")]
+
+    silent = WriteProbe("host", "west", "silent", "no answer", "AWS")
+    assert not judge_proof([*asyncio.run(probes("gone")), silent])[0]
+    assert judge_proof([*asyncio.run(probes("refused")), silent])[0]

@@ -28,10 +28,10 @@ from tasks.simulation import CRASHES, Event
 from tasks.world import World
 
 
-def case(scenario: str | Scenario, mode: str = "forced", book: str = "failover") -> Case:
-    request = launch.Request("lab", book, mode)
+def case(scenario: str | Scenario, mode: str = "forced", book: str = "failover", system: str = "lab") -> Case:
+    request = launch.Request(system, book, mode)
     found = SCENARIOS[scenario] if isinstance(scenario, str) else scenario
-    return Case(launch.prepare("lab", book, mode), mode, found, request)
+    return Case(launch.prepare(system, book, mode), mode, found, request)
 
 
 def broken_by(what: Case, wanted: Callable[[Event, str], bool] = lambda _event, _kind: True) -> set[str]:
@@ -71,6 +71,20 @@ def test_the_shipped_runbooks_survive_a_crash_at_every_record(scenario, mode, bo
             story = play(what, (Deviation(event.at, "kill-torn"),), calm.end)
             assert (story.verdict, story.violations) == ("succeeded", []), event
             assert story.verdicts == ["killed", "succeeded"]
+
+
+@pytest.mark.parametrize("system", ["event-venue", "event-venue-aurora"])
+def test_in_the_cloud_a_dead_primary_that_comes_back_is_fenced_and_a_planned_move_goes_on(system):
+    forced, planned = case("kill-primary", system=system), case("healthy", "graceful", system=system)
+    calm = play(forced, (), None)
+    assert (calm.verdict, calm.violations) == ("succeeded", [])
+    back = next(e.at for e in calm.trace if e.what.startswith("dns.swap"))
+    assert play(forced, (Deviation(back, "return"),), calm.end).violations == []
+    calm = play(planned, (), None)
+    assert (calm.verdict, calm.violations) == ("succeeded", [])
+    fence = next(e.at for e in calm.trace if e.what == "database.fence west")
+    story = play(planned, (Deviation(fence, "kill"),), calm.end)
+    assert (story.verdicts, story.violations) == (["killed", "succeeded"], [])
 
 
 LEASES = {

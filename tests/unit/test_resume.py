@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -177,6 +179,14 @@ def test_a_check_before_the_point_of_no_return_is_asked_again(kit, cut, again):
     plan = guarded(kit)
     whole = kit.play(plan, kit.World(true={"c"}))
     assert reopened(plan, fold(whole.records[:cut])) == again
+
+
+def test_a_planned_move_in_the_middle_of_its_fence_asks_nothing_again(kit):
+    """The primary is read only because of it: it is not ready for a switch any more, and must be made to be."""
+    plan = guarded(kit)
+    whole = kit.play(plan, kit.World(true={"c"}))
+    planned = replace(plan, mode="graceful")
+    assert [reopened(planned, fold(whole.records[:cut])) for cut in (2, 3, 4)] == [["c"], [], []]
 
 
 def test_a_check_that_no_longer_holds_stops_the_run_before_its_effect(kit):

@@ -131,7 +131,7 @@ def test_components_sites_and_objectives(kit):
     [
         ("provider: storage.s3", "provider: storage.s4", "unknown-provider", 10, 15, "storage.s3"),
         ("region: us-east-1", "regoin: us-east-1", "unknown-key", 13, 5, "region"),
-        ("    access_key: env:A\n", "", "missing-key", 10, 5, ""),
+        ("    access_key: env:A\n", "", "bad-value", 10, 5, ""),
         ('{app: "http://127.0.0.1:1/"}', "7", "bad-value", 19, 11, ""),
         ("      west: {endpoint", "      wets: {endpoint", "unknown-site", 15, 13, "west"),
         ("  east: {}\n", "  east: {}\n  active: {}\n", "reserved-name", 5, 11, ""),

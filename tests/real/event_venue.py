@@ -1,0 +1,303 @@
+"""The ground of ``runbooks/event-venue``: an account of its own on moto's server, with strict layers before it.
+
+What runs in it is real: PostgreSQL at the RDS endpoints, PgBouncer, Redis, the lab's application server at each door.
+
+A load balancer's name is its address here (``127.0.10.10.``), so that nobody needs a resolver of this machine for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pwd
+import signal
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aws as ground
+import dns.message
+import dns.query
+import redis
+from aws_rds import Plant, Service
+from pg_cluster import need
+from ruamel.yaml import YAML
+from strict_route53 import Strict as Zones
+from test_rds import EAST, WEST, Venue
+from venue import APP
+
+from flows.engine import places
+
+REGIONS = {"west": ground.REGION, "east": ground.OTHER_REGION}
+DOOR = {"west": "127.0.10.10", "east": "127.0.10.20"}
+"""Where a site's load balancer takes clients, and the site's pooler and cache."""
+HTTP, POOLER, CACHE = 8080, 6432, 6379
+NAME, LB_ZONE = "app.venue.example.", "Z32O12XQLNTSW2"
+TAG = [{"Key": "relight:system", "Value": "venue"}]
+
+BOUNCER = """
+[databases]
+venue = host={host} port={port} dbname=postgres
+[pgbouncer]
+listen_addr = {door}
+listen_port = {listen}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {folder}/users
+admin_users = relight
+pool_mode = transaction
+server_login_retry = 1
+query_wait_timeout = 5
+"""
+
+
+class Account:
+    """What somebody set up beforehand, and the processes of two regions. Use inside an ExitStack."""
+
+    def __init__(self, server: Any, rds: Service, zones: Zones, plant: Plant, folder: Path) -> None:
+        self.server, self.rds, self.zones, self.plant, self.folder = server, rds, zones, plant, folder
+        self.cluster = plant.cluster
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def build(self) -> None:
+        """Everything, from nothing."""
+        server, cluster = self.server, self.cluster
+        self.venue = Venue(server, self.rds, self.plant, cluster)
+        server.set(settle_s=0.0)
+        for site, count in (("west", 2), ("east", 1)):
+            self._servers(site, count)
+        server.set(settle_s=0.2)
+        self._names()
+        self._buckets()
+        self._edge()
+        self._secrets()
+        self._processes()
+
+    # ---- what is there ----
+
+    def _servers(self, site: str, count: int) -> None:
+        region = REGIONS[site]
+        ec2, elb, asg = (self.server.client(s, region) for s in ("ec2", "elbv2", "autoscaling"))
+        vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        nets = [
+            ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{n}.0/24", AvailabilityZone=f"{region}{z}")["Subnet"]
+            for n, z in enumerate("ab")
+        ]
+        subnets = [n["SubnetId"] for n in nets]
+        balancer = elb.create_load_balancer(Name=f"venue-{site}", Subnets=subnets, Tags=TAG)["LoadBalancers"][0]
+        group = elb.create_target_group(Name=f"venue-{site}-app", Protocol="HTTP", Port=80, VpcId=vpc, Tags=TAG)
+        arn = group["TargetGroups"][0]["TargetGroupArn"]
+        config = {"TargetGroups": [{"TargetGroupArn": arn, "Weight": 100}]}
+        elb.create_listener(
+            LoadBalancerArn=balancer["LoadBalancerArn"],
+            Protocol="HTTP",
+            Port=80,
+            DefaultActions=[{"Type": "forward", "ForwardConfig": config}],
+        )
+        template = ec2.create_launch_template(
+            LaunchTemplateName="app", LaunchTemplateData={"ImageId": "ami-12c6146b", "InstanceType": "t3.large"}
+        )["LaunchTemplate"]["LaunchTemplateId"]
+        asg.create_auto_scaling_group(
+            AutoScalingGroupName=f"venue-{site}",
+            LaunchTemplate={"LaunchTemplateId": template, "Version": "1"},
+            MinSize=1,
+            MaxSize=4,
+            DesiredCapacity=count,
+            VPCZoneIdentifier=",".join(subnets),
+            TargetGroupARNs=[arn],
+            Tags=[{"Key": "relight:system", "Value": "venue", "PropagateAtLaunch": True}],
+        )
+
+    def _names(self) -> None:
+        self.zones.addresses = {f"{address}.": (address,) for address in DOOR.values()}
+        target = {"HostedZoneId": LB_ZONE, "DNSName": f"{DOOR['west']}.", "EvaluateTargetHealth": True}
+        self.zone = self.zones.zone("venue.example", {"Name": NAME, "Type": "A", "AliasTarget": target})
+
+    def _buckets(self) -> None:
+        for site, region in REGIONS.items():
+            s3 = self.server.client("s3", region)
+            s3.create_bucket(Bucket=f"venue-{site}", CreateBucketConfiguration={"LocationConstraint": region})
+            with contextlib.suppress(s3.exceptions.ClientError):  # moto keeps tags beyond a reset
+                s3.delete_bucket_tagging(Bucket=f"venue-{site}")
+            s3.put_object(Bucket=f"venue-{site}", Key="poster.png", Body=b"poster")
+        self.copied("west", "east")
+
+    def copied(self, source: str, to: str) -> None:
+        """What a copier does: the bucket is tagged as a copy, and says up to when it is complete."""
+        s3 = self.server.client("s3", REGIONS[to])
+        s3.put_bucket_tagging(Bucket=f"venue-{to}", Tagging={"TagSet": [{"Key": "relight-source", "Value": source}]})
+        now = datetime.now(UTC).isoformat()
+        s3.put_object(Bucket=f"venue-{to}", Key=f"relight-probe/copied-from-{source}", Body=now.encode())
+
+    def _edge(self) -> None:
+        custom = {"HTTPPort": 80, "HTTPSPort": 443, "OriginProtocolPolicy": "https-only"}
+        origins = [{"Id": s, "DomainName": f"origin-{s}.venue.example", "CustomOriginConfig": custom} for s in REGIONS]
+        config = {
+            "CallerReference": "venue",
+            "Comment": "venue",
+            "Enabled": True,
+            "Origins": {"Quantity": 2, "Items": origins},
+            "DefaultCacheBehavior": {"ViewerProtocolPolicy": "allow-all", "TargetOriginId": "west", "MinTTL": 0},
+        }
+        self.edge = self.server.client("cloudfront", "us-east-1").create_distribution_with_tags(
+            DistributionConfigWithTags={"DistributionConfig": config, "Tags": {"Items": TAG}}
+        )["Distribution"]["Id"]
+
+    def _secrets(self) -> None:
+        for region in REGIONS.values():
+            client = self.server.client("secretsmanager", region)
+            for name, secret in (("relight", "relight-secret"), ("redis", "redis-secret")):
+                client.create_secret(Name=f"venue/{name}", SecretString=json.dumps({"password": secret}))
+
+    # ---- what runs ----
+
+    def _processes(self) -> None:
+        with self.cluster.admin("west-pg1") as admin:
+            admin.execute("CREATE ROLE app")
+            admin.execute((APP / "schema.sql").read_text())
+            admin.execute("GRANT app TO relight")
+        if not (APP / "node_modules" / "pg").is_dir():
+            subprocess.run([need("npm"), "ci", "--no-audit", "--no-fund"], cwd=APP, check=True, capture_output=True)
+        for site, instance in (("west", WEST), ("east", EAST)):
+            self._bouncer(site, self.plant.ways[instance][0].address)
+            self._cache(site)
+            self._app(site)
+        for site in REGIONS:
+            ground.until(lambda site=site: ground.listening((DOOR[site], HTTP)))
+            ground.until(lambda site=site: ground.listening((DOOR[site], CACHE)))
+            self.cache(site).set("relight:system", "venue")
+            self.cache(site).set("page:home", "of the time before")
+
+    def _start(self, name: str, argv: list[str], **more: Any) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes.append(subprocess.Popen(argv, stdout=log, stderr=log, **more))
+
+    def _bouncer(self, site: str, upstream: str) -> None:
+        folder = self.cluster.folder / f"bouncer-{site}"
+        folder.mkdir()
+        host, _, port = upstream.rpartition(":")
+        values = {"host": host, "port": port, "door": DOOR[site], "listen": POOLER, "folder": folder}
+        (folder / "ini").write_text(BOUNCER.format(**values))
+        (folder / "users").write_text('"relight" "relight-secret"\n')
+        account = self.cluster.account
+        ids = {"user": account, "group": pwd.getpwnam(account).pw_gid, "extra_groups": []} if account else {}
+        self._start(f"bouncer-{site}", [need("pgbouncer"), "-q", str(folder / "ini")], cwd="/", **ids)
+        ground.until(lambda: ground.listening((DOOR[site], POOLER)))
+
+    def _cache(self, site: str) -> None:
+        options = ["--bind", DOOR[site], "--port", str(CACHE), "--requirepass", "redis-secret", "--save", ""]
+        self._start(f"redis-{site}", [need("redis-server"), *options, "--dir", str(self.folder)])
+
+    def _app(self, site: str) -> None:
+        env = {
+            "HOST": DOOR[site],
+            "PORT": str(HTTP),
+            "SITE": site,
+            "NAME": f"{site}-app1",
+            "PGHOST": DOOR[site],
+            "PGPORT": str(POOLER),
+            "PGDATABASE": "venue",
+            "PGUSER": "relight",
+            "PGPASSWORD_FILE": f"{self.cluster.folder}/relight",
+        }
+        self._start(f"app-{site}", [need("node"), "server.js"], cwd=APP, env=env)
+
+    def cache(self, site: str) -> Any:
+        return redis.Redis(host=DOOR[site], port=CACHE, password="redis-secret", decode_responses=True)
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait(10)
+
+    # ---- a region that is dark ----
+
+    def dark(self, site: str) -> None:
+        """Nothing of the region answers: no API, no database; its load balancer's servers hang on a dead pooler."""
+        self.rds.away.add(REGIONS[site])
+        self.server.set(away=[REGIONS[site]])
+        for way in self.plant.ways[{"west": WEST, "east": EAST}[site]]:
+            way.open = False
+            way.hang_up()
+        self.cluster.signal(f"{site}-pg1", signal.SIGSTOP)  # its replica gets nothing any more either
+
+    # ---- the system file, for this account ----
+
+    def system(self, folder: Path) -> Path:
+        """The shipped files with what one changes for an account. Returns the folder."""
+        folder.mkdir()
+        shipped = places.data("runbooks") / "event-venue"
+        for book in ("failover", "rejoin"):
+            (folder / f"{book}.yaml").write_text((shipped / f"{book}.yaml").read_text())
+        text = (shipped / "system.yaml").read_text().replace("event-venue", "venue")
+        for site, region in (("us-west-2", "west"), ("us-east-2", "east")):
+            text = text.replace(site, REGIONS[region])
+        yaml = YAML()
+        system = yaml.load(text)
+        self._adapt(system["components"])
+        with (folder / "system.yaml").open("w") as file:
+            yaml.dump(system, file)
+        return folder
+
+    def _adapt(self, parts: Any) -> None:
+        like = self.venue.settings()
+        node_keys = ("address", "from", "quarantine")
+        for site, node in parts["database"]["nodes"].items():
+            node.update({k: like["nodes"][site][k] for k in node_keys})
+            del node["replica"]
+        fast = ("database", "sslmode", "connect_timeout", "timeout", "poll", "stale_after", "change_timeout",
+                "promote_timeout", "build_timeout")  # fmt: skip
+        parts["database"].update({k: like[k] for k in fast}, engine_version="15")
+        parts["pooler"]["sites"] = {s: f"{d}:{POOLER}" for s, d in DOOR.items()}
+        parts["cache"]["sites"] = {s: {"address": f"{d}:{CACHE}"} for s, d in DOOR.items()}
+        parts["cdn"]["distribution"] = self.edge
+        for site, origin in parts["cdn"]["sites"].items():
+            origin["check"] = f"http://{DOOR[site]}:{HTTP}/healthz"
+        aliases = {s: {"alias": {"hosted_zone": LB_ZONE, "name": f"{d}."}} for s, d in DOOR.items()}
+        parts["dns"].update(
+            hosted_zone=self.zone, servers=list(self.zones.servers), resolvers=[self.zones.servers[1]], poll="50ms",
+            dns_timeout="2s",
+        )  # fmt: skip
+        parts["dns"]["names"]["app.venue.example"]["A"] = aliases
+
+    # ---- how it stands ----
+
+    def answers(self) -> set[str]:
+        """The sites that every name server leads a client to."""
+        found = set()
+        for server in self.zones.servers:
+            host, _, port = server.rpartition(":")
+            reply = dns.query.udp(dns.message.make_query(NAME, "A"), host, port=int(port), timeout=3)
+            found |= {str(r) for rrset in reply.answer for r in rrset}
+        return {s for s, d in DOOR.items() if d in found}
+
+    def origin(self) -> str:
+        config = self.server.client("cloudfront", "us-east-1").get_distribution_config(Id=self.edge)[
+            "DistributionConfig"
+        ]
+        return str(config["DefaultCacheBehavior"]["TargetOriginId"])
+
+    def desired(self, site: str) -> int:
+        groups = self.server.client("autoscaling", REGIONS[site]).describe_auto_scaling_groups()
+        return int(groups["AutoScalingGroups"][0]["DesiredCapacity"])
+
+    def writers(self) -> set[str]:
+        """Sites whose database takes a client's write over its endpoint, through either way to it."""
+        found = set()
+        for site, (instance, node) in {"west": (WEST, "west-pg1"), "east": (EAST, "east-pg1")}.items():
+            if not any(way.open for way in self.plant.ways[instance]):
+                continue
+            asked = self.cluster.query(
+                node, "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool"
+            )
+            found |= set() if asked[0][0] else {site}
+        return found
+
+    def source(self, site: str) -> str | None:
+        s3 = self.server.client("s3", REGIONS[site])
+        try:
+            tags = s3.get_bucket_tagging(Bucket=f"venue-{site}")["TagSet"]
+        except s3.exceptions.ClientError:
+            return None
+        return next((t["Value"] for t in tags if t["Key"] == "relight-source"), None)

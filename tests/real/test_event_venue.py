@@ -1,0 +1,162 @@
+"""The cloud system end to end, by the shipped runbooks: failover in both modes, and back, while AWS misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+import strict
+from aws_rds import Plant, service
+from event_venue import REGIONS, Account
+from pg_cluster import Cluster
+from strict_route53 import strict_route53
+from test_rds import EAST, WEST
+
+from flows.engine import launch
+from tasks import aws_secrets
+from tasks.aws import HEARD
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(280)]
+VARS = {
+    "approvals": "0",
+    "scheme": "http",
+    "port": "8080",
+    "probe": "http:8080/readyz",
+    "wait_out_ttl": "false",
+}
+
+
+IDLE = {"loss": "the test: nobody writes here, and the bound counts from the last commit"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with strict.running(tmp_path_factory.mktemp("cloud")) as running:
+        yield running
+
+
+@pytest.fixture
+def account(server, tmp_path, monkeypatch):
+    server.reset()
+    monkeypatch.setenv("RELIGHT_STATE", str(tmp_path / "state"))
+    aws_secrets.forget()
+    with Cluster() as cluster, contextlib.ExitStack() as stack:
+        (cluster.folder / "relight").write_text("relight-secret\n")
+        plant = Plant(cluster, {WEST: "west-pg1", EAST: "east-pg1"})
+        stack.callback(plant.close)
+        rds = stack.enter_context(service(server, plant))
+        zones = stack.enter_context(strict_route53(server))
+        found = Account(server, rds, zones, plant, tmp_path)
+        stack.callback(found.close)
+        found.build()
+        found.files = found.system(tmp_path / "venue")
+        yield found
+    aws_secrets.forget()
+
+
+class Ran:
+    """One run, as ``relight run --offline`` makes it; in this context, so that every call to AWS is heard."""
+
+    def __init__(self, account, book, mode="forced", waivers=None, given=None):
+        self.calls = []
+        resolver = {"resolver": account.zones.servers[1]}
+        request = launch.Request(
+            str(account.files),
+            book,
+            mode,
+            waivers=waivers or {},
+            vars={**VARS, **resolver} if given is None else given,
+        )
+
+        async def main():
+            token = HEARD.set(self.calls.append)
+            try:
+                return await launch.run(request, None)
+            finally:
+                HEARD.reset(token)
+
+        self.report = asyncio.run(main())
+        self.code = self.report.exit_code
+        self.outcomes = {s.id: s.outcome for s in self.report.steps}
+
+    def said(self):
+        return self.report.reason, self.outcomes
+
+
+def misbehaves(account):
+    """Throttling, 503, lost and late answers, at each service."""
+    rds, zones, server = account.rds, account.zones, account.server
+    rds.order("DescribeDBInstances", "Throttling", "pass", "503", "pass", 0.3)
+    rds.order("PromoteReadReplica", "Throttling", "lost")
+    rds.order("ModifyDBInstance", "503")
+    zones.front.order("ListResourceRecordSets", "pass", "Throttling", "503")
+    zones.front.order("ChangeResourceRecordSets", "Throttling", "lost")
+    zones.per_s, zones.busy_s = 5.0, 0.3
+    for operation, kind in (
+        ("DescribeTargetHealth", "throttle"),
+        ("DescribeAutoScalingGroups", "throttle"),
+        ("SetDesiredCapacity", "lose"),
+        ("UpdateDistribution", "lose"),
+        ("CreateInvalidation", "throttle"),
+        ("GetDistributionConfig", "fail"),
+    ):
+        server.fault(operation, kind)
+
+
+def stands(account, site, other):
+    """One writer, and everything that serves is at ``site``."""
+    assert account.writers() == {site}
+    assert account.answers() == {site}
+    assert account.origin() == site
+    assert account.desired(site) >= 2
+    assert account.source(site) is None
+    assert account.cache(site).get("page:home") is None
+    assert account.cluster.query({"west": "west-pg1", "east": "east-pg1"}[site], "SELECT count(*) FROM events")[0][0]
+
+
+def met(ran, *components):
+    for component in components:
+        assert ran.report.objectives[component].met, ran.report.objectives
+
+
+def test_the_active_region_is_dark(account):
+    account.dark("west")
+    refused = Ran(account, "failover")
+    assert refused.code == 3, refused.said()
+    assert refused.outcomes["fence"] == "failed", refused.said()
+    assert account.answers() == {"west"}, "nothing was pointed at a site whose database is not ours"
+    misbehaves(account)
+    ran = Ran(account, "failover", waivers={"fence": "J. Doe: the region is dark, AWS says so", **IDLE})
+    assert ran.code == 0, ran.said()
+    stands(account, "east", "west")
+    met(ran, "application", "database", "storage")
+    asked = {c.operation for c in ran.calls if c.region == REGIONS["west"]}
+    assert asked <= {"DescribeDBInstances", "DescribeAutoScalingGroups", "ListObjectsV2"}, asked
+    assert ran.report.waivers["fence"].startswith("J. Doe")
+
+
+def test_a_planned_move_and_the_way_back(account):
+    misbehaves(account)
+    ran = Ran(account, "failover", "graceful")
+    assert ran.code == 0, ran.said()
+    stands(account, "east", "west")
+    met(ran, "application", "database", "storage")
+    back = Ran(account, "rejoin", given={})
+    assert back.code == 0, back.said()
+    assert account.writers() == {"east"}
+    assert account.source("west") == "east"
+    account.copied("east", "west")
+    again = Ran(account, "failover", "graceful")
+    assert again.code == 0, again.said()
+    stands(account, "west", "east")
+
+
+def test_a_primary_that_is_gone_is_fenced_before_the_replica_is_promoted(account):
+    account.cluster.command("kill", "west-pg1")
+    ran = Ran(account, "failover", waivers=IDLE)
+    assert ran.code == 0, ran.said()
+    stands(account, "east", "west")
+    assert ran.outcomes["fence"] == "done"
+    order = [c.operation for c in ran.calls if c.operation in ("ModifyDBInstance", "PromoteReadReplica")]
+    assert order == ["ModifyDBInstance", "PromoteReadReplica"]
