@@ -135,13 +135,15 @@ class S3:
     async def stand_alone_line(self, site: str) -> str:
         """See ``tasks.storage.manual.ByHand``: every other tag is kept."""
         s, bucket = self._settings, self._bucket(site)
-        keys = f'AWS_ACCESS_KEY_ID="{secret(s.access_key)}" AWS_SECRET_ACCESS_KEY="{secret(s.secret_key)}"'
-        words = ["aws", "--region", s.region]
+        keys = ""  # without any: those of the shell's own AWS configuration
+        if s.access_key and s.secret_key:
+            keys = f'AWS_ACCESS_KEY_ID="{secret(s.access_key)}" AWS_SECRET_ACCESS_KEY="{secret(s.secret_key)}" '
+        words = ["aws", "--region", bucket.region or s.region]
         words += ["--endpoint-url", expand(bucket.endpoint)] if bucket.endpoint else []
         kept = [{"Key": k, "Value": v} for k, v in sorted((await self._tags(site)).items()) if k != TAG]
         words += ["s3api", "put-bucket-tagging" if kept else "delete-bucket-tagging", "--bucket", expand(bucket.bucket)]
         words += ["--tagging", json.dumps({"TagSet": kept})] if kept else []
-        return f"{keys} {shlex.join(words)}"
+        return keys + shlex.join(words)
 
     async def set_source(self, site: str, source: str | None) -> None:
         """Keeps every other tag. S3 has no compare-and-set on tags; the run's lease is what keeps others out."""
