@@ -28,7 +28,6 @@ from tasks.errors import EffectUnknown, NotYet, RelightError
 from tasks.manual import secret
 from tasks.variables import expand
 
-
 WRITE = """
 INSERT INTO relight_probe (id, nonce) VALUES (1, %(nonce)s)
 ON CONFLICT (id) DO UPDATE SET nonce = excluded.nonce, at = now()
