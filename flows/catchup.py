@@ -64,7 +64,8 @@ def rto_artifact(result: report.Report) -> tuple[str, list[dict[str, Any]], str]
     ]
     # the cards of the UI show only the description: it has to answer by itself
     told = [f"{row['component']} {row['actual']} of {row['objective']}: {row['verdict']}" for row in rows]
-    all_ = "All met" if all(o.met for o in result.objectives.values()) else "Missed"  # first, since cards cut it off
+    # first, since cards cut it off
+    all_ = "No objectives" if not told else "All met" if all(o.met for o in result.objectives.values()) else "Missed"
     return artifact_key("rto", result.runbook, result.system), rows, f"{all_}: " + "; ".join(told)
 
 
