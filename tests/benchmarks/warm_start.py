@@ -77,7 +77,8 @@ def system(home: Path, port: int) -> Path:
     (folder / "triggers.yaml").write_text(
         "sources: {bench: {source: alertmanager, unauthenticated: true}}\n"
         "rules: [{id: down, from: [bench], match: {alertname: down}, site_label: site, run: failover, stage: auto}]\n"
-        "gates: {confirm: {for: 0s}, flap: {episodes: 100000}, drill_within: 0s, "
+        "gates: {quorum: 1, confirm: {for: 0s, probes: 0}, flap: {episodes: 100000}, fleet: {runs: 100000},"
+        " cool_down: 0s, ready_within: 0s, drill_within: 0s, "
         f"references: ['127.0.0.1:{port}']}}\n"
     )
     return folder

@@ -73,7 +73,8 @@ class Toy:
             f"sources: {{{self.name}: {{source: alertmanager, unauthenticated: true}}}}\n"
             f"rules: [{{id: down, from: [{self.name}], match: {{alertname: down}}, site_label: site, run: alerted,"
             " stage: auto}]\n"
-            "gates: {confirm: {for: 0s}, flap: {episodes: 1000}, drill_within: 0s,"
+            "gates: {quorum: 1, confirm: {for: 0s, probes: 0}, flap: {episodes: 1000}, fleet: {runs: 1000},"
+            " cool_down: 0s, ready_within: 0s, drill_within: 0s,"
             f" references: ['{ADDRESS}:{port}']}}\n"
         )
         return self
