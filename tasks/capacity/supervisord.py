@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tasks.capacity.protocol import Instance, Limits
 from tasks.contract import Surroundings
-from tasks.errors import BadInput, EffectUnknown, Rejected, Unreachable
+from tasks.errors import BadInput, EffectUnknown, NotYet, Rejected, Unreachable
 from tasks.quantities import Duration
 from tasks.variables import expand
 
@@ -86,7 +86,7 @@ class Process:
 
 
 class Supervisord:
-    """Fulfils ``tasks.capacity.protocol.Capacity``."""
+    """Fulfils ``Capacity`` and ``Startable`` of ``tasks.capacity.protocol``."""
 
     Settings: ClassVar[type[BaseModel]] = SupervisordSettings
 
@@ -128,8 +128,33 @@ class Supervisord:
         if len(alive) < count:
             await self._start(site, processes, count - len(alive))
 
+    async def stop(self, site: str, instance: str) -> None:
+        process = await self._named(site, instance)
+        if process.state in _ALIVE or process.state == "BACKOFF":
+            await self._stop(site, process)
+
+    async def start(self, site: str, instance: str) -> None:
+        process = await self._named(site, instance)
+        if process.state == "STOPPING":  # a start now would be answered with True and forgotten
+            raise NotYet(f"{self._component}: {instance} is still stopping")
+        if process.state in _ALIVE:
+            return
+        try:
+            await self._call(site, "startProcess", f"{self._settings.group}:{process.name}", wait=False)
+        except Fault as fault:
+            if fault.faultCode != _FAULT_ALREADY_STARTED:
+                raise self._rejected(site, "startProcess", fault) from fault
+
     async def aclose(self) -> None:
         """Nothing is held open between calls."""
+
+    async def _named(self, site: str, instance: str) -> Process:
+        processes = await self._processes(site)
+        for process in processes:
+            if instance == f"{site}-{process.name}":
+                return process
+        known = ", ".join(f"{site}-{p.name}" for p in processes)
+        raise BadInput(f"{self._component}: no instance {instance!r} at {site}; there are {known}")
 
     async def _start(self, site: str, processes: list[Process], missing: int) -> None:
         candidates = sorted(
