@@ -79,11 +79,12 @@ async def failover(options: FailoverOptions) -> State[Any]:
     """
     request = options.request("prefect", str(flow_run.id or ""))
     if options.act == "plan":
-        return await _plan(request)
+        return await plan(request)
     return catchup.final_state(await window.run(request))
 
 
-async def _plan(request: launch.Request) -> State[Any]:
+async def plan(request: launch.Request) -> State[Any]:
+    """Inside a flow: what every step would do, as an artifact. Changes nothing."""
     ready, roles, previews = await preview.observe(request)
     lines = [f"- **{p.step.id}** ({p.step.action.name}): {p.seen.summary if p.seen else p.error}" for p in previews]
     text = "\n".join((f"# Plan of {request.runbook}", json.dumps(dict(roles.by_name)), *lines, "Nothing was changed."))

@@ -41,7 +41,7 @@ class Site:
         fleet, addresses = dict[str, Seen](), dict[str, str]()
         for one in await self.capacity.instances(self.name):
             answer = await self.releases.ask(one.address) if one.running else None
-            fleet[one.name] = Seen(one.running, answer and answer.version, bool(answer and answer.ready))
+            fleet[one.name] = Seen(one.running, answer.version if answer else None, bool(answer and answer.ready))
             addresses[one.name] = one.address
         return fleet, addresses
 

@@ -87,9 +87,9 @@ class Rolling(Undoable):
         return Site(
             ctx,
             ctx.site(self.site),
-            ctx.component(self.component, Releases),  # type: ignore[type-abstract]
-            ctx.component(self.capacity, Capacity),  # type: ignore[type-abstract]
-            ctx.component(self.capacity, Startable),  # type: ignore[type-abstract]
+            ctx.component(self.component, Releases),
+            ctx.component(self.capacity, Capacity),
+            ctx.component(self.capacity, Startable),
             tuple(Pool(ctx, balancer, at, self.pool) for at in balancer.sites()),
             Patience(self.drain, self.gate, self.times),
         )
