@@ -85,14 +85,83 @@ class Process:
     detail: str
 
 
-class Supervisord:
-    """Fulfils ``Capacity`` and ``Startable`` of ``tasks.capacity.protocol``."""
-
-    Settings: ClassVar[type[BaseModel]] = SupervisordSettings
+class _Rpc:
+    """The XML-RPC of each site's supervisord: one call a connection, bounded."""
 
     def __init__(self, settings: SupervisordSettings, around: Surroundings) -> None:
         self._settings = settings
         self._component = around.component
+
+    async def _processes(self, site: str) -> list[Process]:
+        """Processes of the group by number. Raises BadInput when supervisord has no such group."""
+        try:
+            every = await self._call(site, "getAllProcessInfo")
+        except Fault as fault:
+            raise self._rejected(site, "getAllProcessInfo", fault) from fault
+        found = []
+        for info in every:
+            number = _NUMBER.match(info["name"])
+            if info["group"] == self._settings.group and number:
+                detail = info.get("spawnerr") or info.get("description", "")
+                found.append(Process(info["name"], int(number[1]), info["statename"], detail))
+        if not found:
+            groups = ", ".join(sorted({i["group"] for i in every})) or "none"
+            raise BadInput(
+                f"{self._component}: supervisord of {site} has no numbered process in group "
+                f"{self._settings.group!r}; its groups: {groups}"
+            )
+        return sorted(found, key=lambda p: p.number)
+
+    async def _call(self, site: str, method: str, *arguments: str, wait: bool | None = None) -> Any:
+        """One XML-RPC call. Raises Fault as supervisord gave it.
+
+        ``wait`` is the last argument of the calls that change something; a lost reply to one of them is
+        EffectUnknown and not Unreachable.
+        """
+        path = expand(self._site(site).socket)
+        name = f"{self._component}: supervisord of {site} at {path}"
+        lost = Unreachable if wait is None else EffectUnknown
+        transport = httpx.AsyncHTTPTransport(uds=path, verify=False)  # a unix socket, no TLS to verify
+        try:
+            async with (
+                asyncio.timeout(self._settings.timeout),
+                httpx.AsyncClient(transport=transport, timeout=self._settings.timeout) as client,
+            ):
+                body = dumps(arguments if wait is None else (*arguments, wait), f"supervisor.{method}")
+                answer = await client.post(
+                    "http://supervisord/RPC2", content=body, headers={"Content-Type": "text/xml"}
+                )
+        except (httpx.ConnectError, httpx.ConnectTimeout) as e:
+            raise Unreachable(f"{name}: no connection ({e}). Is it running, and may this user open the socket?") from e
+        except (httpx.HTTPError, TimeoutError) as e:
+            why = str(e) or type(e).__name__
+            raise lost(f"{name}: no answer to {method} within {self._settings.timeout:g} s ({why})") from e
+        if answer.status_code != 200:
+            raise Rejected(f"{name}: HTTP {answer.status_code} to {method}; expected 200. Check its credentials.")
+        try:
+            return loads(answer.text)[0][0]
+        except Fault as fault:
+            if fault.faultCode == _FAULT_SHUTDOWN:
+                raise Unreachable(f"{name}: is shutting down, {method} was not done") from fault
+            raise
+        except (XmlRpcError, ExpatError, IndexError) as e:
+            raise lost(f"{name}: the answer to {method} is no XML-RPC ({e})") from e
+
+    def _rejected(self, site: str, method: str, fault: Fault) -> Rejected:
+        return Rejected(f"{self._component}: supervisord of {site} refused {method}: {fault.faultString}")
+
+    def _site(self, site: str) -> Site:
+        try:
+            return self._settings.sites[site]
+        except KeyError:
+            known = ", ".join(self._settings.sites)
+            raise BadInput(f"{self._component}: no site {site!r} in its settings; known: {known}") from None
+
+
+class Supervisord(_Rpc):
+    """Fulfils ``Capacity`` and ``Startable`` of ``tasks.capacity.protocol``."""
+
+    Settings: ClassVar[type[BaseModel]] = SupervisordSettings
 
     def limits(self, site: str) -> Limits:
         self._site(site)
@@ -189,26 +258,6 @@ class Supervisord:
             if fault.faultCode != _FAULT_NOT_RUNNING:
                 raise self._rejected(site, "stopProcess", fault) from fault
 
-    async def _processes(self, site: str) -> list[Process]:
-        """Processes of the group by number. Raises BadInput when supervisord has no such group."""
-        try:
-            every = await self._call(site, "getAllProcessInfo")
-        except Fault as fault:
-            raise self._rejected(site, "getAllProcessInfo", fault) from fault
-        found = []
-        for info in every:
-            number = _NUMBER.match(info["name"])
-            if info["group"] == self._settings.group and number:
-                detail = info.get("spawnerr") or info.get("description", "")
-                found.append(Process(info["name"], int(number[1]), info["statename"], detail))
-        if not found:
-            groups = ", ".join(sorted({i["group"] for i in every})) or "none"
-            raise BadInput(
-                f"{self._component}: supervisord of {site} has no numbered process in group "
-                f"{self._settings.group!r}; its groups: {groups}"
-            )
-        return sorted(found, key=lambda p: p.number)
-
     async def _ready(self, client: httpx.AsyncClient, address: str, *, running: bool) -> bool:
         if not running:
             return False
@@ -218,51 +267,6 @@ class Supervisord:
         except (httpx.HTTPError, TimeoutError):
             return False
         return answer.is_success
-
-    async def _call(self, site: str, method: str, *arguments: str, wait: bool | None = None) -> Any:
-        """One XML-RPC call. Raises Fault as supervisord gave it.
-
-        ``wait`` is the last argument of the calls that change something; a lost reply to one of them is
-        EffectUnknown and not Unreachable.
-        """
-        path = expand(self._site(site).socket)
-        name = f"{self._component}: supervisord of {site} at {path}"
-        lost = Unreachable if wait is None else EffectUnknown
-        transport = httpx.AsyncHTTPTransport(uds=path, verify=False)  # a unix socket, no TLS to verify
-        try:
-            async with (
-                asyncio.timeout(self._settings.timeout),
-                httpx.AsyncClient(transport=transport, timeout=self._settings.timeout) as client,
-            ):
-                body = dumps(arguments if wait is None else (*arguments, wait), f"supervisor.{method}")
-                answer = await client.post(
-                    "http://supervisord/RPC2", content=body, headers={"Content-Type": "text/xml"}
-                )
-        except (httpx.ConnectError, httpx.ConnectTimeout) as e:
-            raise Unreachable(f"{name}: no connection ({e}). Is it running, and may this user open the socket?") from e
-        except (httpx.HTTPError, TimeoutError) as e:
-            why = str(e) or type(e).__name__
-            raise lost(f"{name}: no answer to {method} within {self._settings.timeout:g} s ({why})") from e
-        if answer.status_code != 200:
-            raise Rejected(f"{name}: HTTP {answer.status_code} to {method}; expected 200. Check its credentials.")
-        try:
-            return loads(answer.text)[0][0]
-        except Fault as fault:
-            if fault.faultCode == _FAULT_SHUTDOWN:
-                raise Unreachable(f"{name}: is shutting down, {method} was not done") from fault
-            raise
-        except (XmlRpcError, ExpatError, IndexError) as e:
-            raise lost(f"{name}: the answer to {method} is no XML-RPC ({e})") from e
-
-    def _rejected(self, site: str, method: str, fault: Fault) -> Rejected:
-        return Rejected(f"{self._component}: supervisord of {site} refused {method}: {fault.faultString}")
-
-    def _site(self, site: str) -> Site:
-        try:
-            return self._settings.sites[site]
-        except KeyError:
-            known = ", ".join(self._settings.sites)
-            raise BadInput(f"{self._component}: no site {site!r} in its settings; known: {known}") from None
 
 
 PROVIDER = Supervisord

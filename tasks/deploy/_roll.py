@@ -24,16 +24,83 @@ class Patience:
     times: int
 
 
+async def within(ctx: Context, seconds: float, look: Callable[[], Awaitable[None]]) -> None:
+    """``until``, for that many seconds at most."""
+    bounded = replace(ctx, deadline=min(ctx.deadline, ctx.clock.monotonic() + seconds))
+    await until(bounded, look, most_s=0.2)
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """A site's servers behind every balancer. ``minimum``: how many must serve; ``pools``: the same one at each."""
+
+    ctx: Context
+    site: str
+    pools: tuple[Pool, ...]
+    minimum: int
+    patience: Patience
+
+    async def admins(self) -> dict[str, dict[str, str]]:
+        """Balancer -> server of this site -> admin state."""
+        return {p.site: {s.name: s.admin for s in await p.servers() if s.site == self.site} for p in self.pools}
+
+    async def out(self, name: str) -> None:
+        """No new requests to it anywhere, and the open ones have ended. Somebody else serves in its place first."""
+        for pool in self.pools:
+            await within(self.ctx, self.patience.gate_s, lambda p=pool: self._spared(p, name))  # type: ignore[misc]
+            if next((s.admin for s in await pool.servers() if s.name == name), "") in TAKES:
+                await pool.set(name, "drain")
+        await within(self.ctx, self.patience.drain_s, lambda: self._idle(name))
+
+    async def _spared(self, pool: Pool, name: str) -> None:
+        """Raises NotYet while fewer than the minimum would serve without it."""
+        servers = await pool.servers()
+        mine = [s for s in servers if s.name == name]
+        if not mine:
+            raise BadInput(f"{pool.label} has no server {name}; an instance and its server must have one name")
+        rest = sum(serves(s) for s in servers if s.name != name)
+        if serves(mine[0]) and rest < self.minimum:
+            raise NotYet(f"{pool.label}: without {name} {rest} servers would serve, and {self.minimum} must")
+
+    async def _idle(self, name: str) -> None:
+        for pool in self.pools:
+            for server in await pool.servers():
+                if server.name == name and server.sessions:
+                    raise NotYet(f"{pool.label}: {name} still has {server.sessions} sessions")
+
+    async def back(self, name: str, before: Facts) -> None:
+        """The admin states from before, and where it takes requests it passes the balancer's own check first."""
+        for pool in self.pools:
+            admin = before["admin"].get(pool.site, {}).get(name, "")
+            if admin not in TAKES:
+                continue
+
+            async def up(pool: Pool = pool, *, ready: bool = False) -> None:
+                server = next(s for s in await pool.servers() if s.name == name)
+                if not (serves(server) if ready else server.up):
+                    raise NotYet(f"{pool.label}: {name} does not pass the balancer's check")
+
+            await within(self.ctx, self.patience.gate_s, up)
+            await pool.set(name, "ready")
+            await within(self.ctx, self.patience.gate_s, lambda u=up: u(ready=True))  # type: ignore[misc]
+
+    async def restore(self, name: str, before: Facts) -> None:
+        """The admin states from before, of one that does not run: it would take requests if it were started."""
+        for pool in self.pools:
+            if before["admin"].get(pool.site, {}).get(name, "") in TAKES:
+                await pool.set(name, "ready")
+
+
 @dataclass(frozen=True)
 class Site:
-    """Everything that is asked and changed at one site. ``pools``: the same pool at every balancer."""
+    """Everything that is asked and changed at one site."""
 
     ctx: Context
     name: str
     releases: Releases
     capacity: Capacity
     starter: Startable
-    pools: tuple[Pool, ...]
+    balanced: Balanced
     patience: Patience
 
     async def fleet(self) -> tuple[dict[str, Seen], dict[str, str]]:
@@ -44,10 +111,6 @@ class Site:
             fleet[one.name] = Seen(one.running, answer.version if answer else None, bool(answer and answer.ready))
             addresses[one.name] = one.address
         return fleet, addresses
-
-    async def admins(self) -> dict[str, dict[str, str]]:
-        """Balancer -> server of this site -> admin state."""
-        return {p.site: {s.name: s.admin for s in await p.servers() if s.site == self.name} for p in self.pools}
 
     async def roll(self, version: str, before: Facts) -> Facts:
         """Every running instance is on ``version``, and as many run, in the same admin states, as in ``before``.
@@ -78,66 +141,52 @@ class Site:
             self.ctx.report(f"{name}: {e}; it goes back to release {old}")
             try:
                 await self._switch(old)
-                if name in before["running"]:
-                    await self._replace(name, old, before)
-                else:
-                    await self._retire(name, before)
+                await self._put_back(name, old, before)
             except RelightError as worse:
                 e.facts["not_put_back"] = f"{name}: {worse}"
             else:
                 e.facts |= {"put_back": name, "put_back_after_s": round(self.ctx.clock.monotonic() - began, 3)}
             raise
 
+    async def _put_back(self, name: str, old: str, before: Facts) -> None:
+        fleet, _ = await self.fleet()
+        if name not in before["running"]:
+            await self._retire(name, before)
+        elif fleet[name] == Seen(running=True, version=old, ready=True):  # it was never stopped: its requests went on
+            await self.balanced.back(name, before)
+        else:
+            await self._replace(name, old, before)
+
     async def _replace(self, name: str, version: str, before: Facts) -> None:
-        await self._out(name)
+        await self.balanced.out(name)
         await self._stopped(name)
-        self.ctx.guard()
-        await self.starter.start(self.name, name)
+
+        async def start() -> None:
+            self.ctx.guard()
+            await self.starter.start(self.name, name)  # NotYet while its last processes end
+
+        await within(self.ctx, self.patience.gate_s, start)
         await self._proven(name, version)
-        await self._in(name, before)
+        await self.balanced.back(name, before)
 
     async def _switch(self, version: str) -> None:
         if await self.releases.chosen(self.name) != version:
             self.ctx.guard()
             await self.releases.switch(self.name, version)
 
-    async def _out(self, name: str) -> None:
-        """No new requests to it anywhere, and the open ones have ended. Somebody else serves in its place first."""
-        for pool in self.pools:
-            await self._until(self.patience.gate_s, lambda p=pool: self._spared(p, name))  # type: ignore[misc]
-            if next((s.admin for s in await pool.servers() if s.name == name), "") in TAKES:
-                await pool.set(name, "drain")
-        await self._until(self.patience.drain_s, lambda: self._idle(name))
-
-    async def _spared(self, pool: Pool, name: str) -> None:
-        """Raises NotYet while fewer than the minimum would serve without it."""
-        servers, minimum = await pool.servers(), self.capacity.limits(self.name).minimum
-        mine = [s for s in servers if s.name == name]
-        if not mine:
-            raise BadInput(f"{pool.label} has no server {name}; an instance and its server must have one name")
-        rest = sum(serves(s) for s in servers if s.name != name)
-        if serves(mine[0]) and rest < minimum:
-            raise NotYet(f"{pool.label}: without {name} {rest} servers would serve, and {minimum} must")
-
-    async def _idle(self, name: str) -> None:
-        for pool in self.pools:
-            for server in await pool.servers():
-                if server.name == name and server.sessions:
-                    raise NotYet(f"{pool.label}: {name} still has {server.sessions} sessions")
-
     async def _stopped(self, name: str) -> None:
         self.ctx.guard()
         await self.starter.stop(self.name, name)
 
         async def gone() -> None:
-            # `start` says NotYet while it is stopping; a port that still answers is an instance that still lives
+            # a port that still answers is an instance that still lives
             if any(i.running for i in await self.capacity.instances(self.name) if i.name == name):
                 raise NotYet(f"{name} is still running")
             if (await self.releases.ask(addresses[name])).version is not None:
                 raise NotYet(f"{name} still answers")
 
         _, addresses = await self.fleet()
-        await self._until(self.patience.gate_s, gone)
+        await within(self.ctx, self.patience.gate_s, gone)
 
     async def _proven(self, name: str, version: str) -> None:
         """The health gate: ready, and of the wanted release, ``times`` in a row. Raises UnhealthyTarget."""
@@ -156,25 +205,9 @@ class Site:
                 raise NotYet(f"{name} is not proven on release {version}: {found}")
 
         try:
-            await self._until(self.patience.gate_s, look)
+            await within(self.ctx, self.patience.gate_s, look)
         except NotYet as e:
             raise UnhealthyTarget(f"{e} after {self.patience.gate_s:g} s; no request was sent to it") from e
-
-    async def _in(self, name: str, before: Facts) -> None:
-        """The admin states from before, and where it takes requests it passes the balancer's own check first."""
-        for pool in self.pools:
-            admin = before["admin"].get(pool.site, {}).get(name, "")
-            if admin not in TAKES:
-                continue
-
-            async def up(pool: Pool = pool, *, ready: bool = False) -> None:
-                server = next(s for s in await pool.servers() if s.name == name)
-                if not (serves(server) if ready else server.up):
-                    raise NotYet(f"{pool.label}: {name} does not pass the balancer's check")
-
-            await self._until(self.patience.gate_s, up)
-            await pool.set(name, "ready")
-            await self._until(self.patience.gate_s, lambda u=up: u(ready=True))  # type: ignore[misc]
 
     async def _settle(self, before: Facts) -> None:
         """Nobody is left drained by a run that died, and what was started only to have one to spare is stopped."""
@@ -183,19 +216,12 @@ class Site:
             if seen.running and name not in before["running"]:
                 await self._retire(name, before)
             elif seen.running:
-                await self._in(name, before)
+                await self.balanced.back(name, before)
 
     async def _retire(self, name: str, before: Facts) -> None:
-        await self._out(name)
+        await self.balanced.out(name)
         await self._stopped(name)
-        for pool in self.pools:  # as before: it would take requests if it were started
-            if before["admin"].get(pool.site, {}).get(name, "") in TAKES:
-                await pool.set(name, "ready")
-
-    async def _until(self, seconds: float, look: Callable[[], Awaitable[None]]) -> None:
-        ctx = self.ctx
-        bounded = replace(ctx, deadline=min(ctx.deadline, ctx.clock.monotonic() + seconds))
-        await until(bounded, look, most_s=0.2)
+        await self.balanced.restore(name, before)
 
 
 def left_over(fleet: Mapping[str, Seen], admins: Mapping[str, Mapping[str, str]], before: Facts) -> list[str]:

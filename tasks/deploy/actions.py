@@ -9,7 +9,7 @@ from pydantic import Field
 from tasks.capacity.protocol import Capacity, Startable
 from tasks.catalog import action
 from tasks.contract import ComponentParam, Context, Facts, Observation, SiteParam, Undoable
-from tasks.deploy._roll import Patience, Site, left_over
+from tasks.deploy._roll import Balanced, Patience, Site, left_over
 from tasks.deploy.protocol import Releases
 from tasks.errors import BadInput, SafetyRefusal
 from tasks.quantities import Duration
@@ -46,7 +46,7 @@ class Rolling(Undoable):
         if self.version not in there:
             raise BadInput(f"no release {self.version!r} at {site.name}; there are: {', '.join(there) or 'none'}")
         fleet, _ = await site.fleet()
-        admins, release = await site.admins(), await site.releases.chosen(site.name)
+        admins, release = await site.balanced.admins(), await site.releases.chosen(site.name)
         running = {n: s for n, s in fleet.items() if s.running}
         facts: Facts = {
             "site": site.name,
@@ -84,12 +84,15 @@ class Rolling(Undoable):
 
     def _site(self, ctx: Context) -> Site:
         balancer: Balancer = ctx.component(self.traffic, Balancer)
+        name, patience = ctx.site(self.site), Patience(self.drain, self.gate, self.times)
+        capacity: Capacity = ctx.component(self.capacity, Capacity)
+        pools = tuple(Pool(ctx, balancer, at, self.pool) for at in balancer.sites())
         return Site(
             ctx,
-            ctx.site(self.site),
+            name,
             ctx.component(self.component, Releases),
-            ctx.component(self.capacity, Capacity),
+            capacity,
             ctx.component(self.capacity, Startable),
-            tuple(Pool(ctx, balancer, at, self.pool) for at in balancer.sites()),
-            Patience(self.drain, self.gate, self.times),
+            Balanced(ctx, name, pools, capacity.limits(name).minimum, patience),
+            patience,
         )
