@@ -1,4 +1,4 @@
-"""Rolling updates of the lab's application servers under load: nothing is lost, and a bad release goes back by itself."""
+"""Rolling updates of the lab's servers under load: nothing is lost, and a bad release goes back by itself."""
 
 from __future__ import annotations
 
