@@ -25,7 +25,7 @@ BROKEN = {
     # only clients that write at the same time meet it: what no check of a single request finds
     "slow": (
         _WRITE,
-        _WRITE + "\n      if (metrics.inFlight > 1) await new Promise((resolve) => { setTimeout(resolve, 1500); });",
+        _WRITE + "\n      if (metrics.inFlight > 1) await new Promise((resolve) => { setTimeout(resolve, 1200); });",
     ),
 }
 """What is wrong -> (line of server.js, what stands there instead)."""

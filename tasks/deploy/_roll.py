@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from tasks.capacity.protocol import Capacity, Startable
 from tasks.contract import Context, Facts
-from tasks.deploy._turns import Seen, turns
+from tasks.deploy._turns import Bounds, Seen, turns
 from tasks.deploy.protocol import Releases
 from tasks.errors import BadInput, LeaseHeld, NotYet, RelightError, UnhealthyTarget
 from tasks.traffic._pool import Pool, serves
@@ -48,7 +48,7 @@ class Balanced:
         """No new requests to it anywhere, and the open ones have ended. Somebody else serves in its place first."""
         for pool in self.pools:
             await within(self.ctx, self.patience.gate_s, lambda p=pool: self._spared(p, name))  # type: ignore[misc]
-            if next((s.admin for s in await pool.servers() if s.name == name), "") in TAKES:
+            if await self._takes(pool, name):
                 await pool.set(name, "drain")
         await within(self.ctx, self.patience.drain_s, lambda: self._idle(name))
 
@@ -71,8 +71,8 @@ class Balanced:
     async def back(self, name: str, before: Facts) -> None:
         """The admin states from before, and where it takes requests it passes the balancer's own check first."""
         for pool in self.pools:
-            admin = before["admin"].get(pool.site, {}).get(name, "")
-            if admin not in TAKES:
+            was = before["admin"].get(pool.site, {}).get(name, "")
+            if was not in TAKES or await self._takes(pool, name):
                 continue
 
             async def up(pool: Pool = pool, *, ready: bool = False) -> None:
@@ -87,8 +87,12 @@ class Balanced:
     async def restore(self, name: str, before: Facts) -> None:
         """The admin states from before, of one that does not run: it would take requests if it were started."""
         for pool in self.pools:
-            if before["admin"].get(pool.site, {}).get(name, "") in TAKES:
+            was = before["admin"].get(pool.site, {}).get(name, "")
+            if was in TAKES and not await self._takes(pool, name):
                 await pool.set(name, "ready")
+
+    async def _takes(self, pool: Pool, name: str) -> bool:
+        return any(s.admin in TAKES for s in await pool.servers() if s.name == name)
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,12 @@ class Site:
         """
         limits, began = self.capacity.limits(self.name), self.ctx.clock.monotonic()
         fleet, _ = await self.fleet()
-        todo = turns(fleet, version, limits.minimum, limits.maximum)
+        todo = turns(fleet, version, Bounds(limits.minimum, limits.maximum), before["running"])
         await self._switch(version)
+        for name, seen in fleet.items():  # what a run that died left drained serves again before the next one goes
+            if seen.running and name not in todo.replace:
+                await self._proven(name, version)
+                await self.balanced.back(name, before)
         done: list[str] = []
         for name in (*((todo.extra,) if todo.extra else ()), *todo.replace):
             self.ctx.report(f"{name} of {self.name} goes to release {version}, {len(done)} done")
@@ -217,6 +225,8 @@ class Site:
                 await self._retire(name, before)
             elif seen.running:
                 await self.balanced.back(name, before)
+            else:
+                await self.balanced.restore(name, before)
 
     async def _retire(self, name: str, before: Facts) -> None:
         await self.balanced.out(name)
@@ -228,6 +238,7 @@ def left_over(fleet: Mapping[str, Seen], admins: Mapping[str, Mapping[str, str]]
     """What a run that died left behind, against what was before it; for people."""
     extra = [n for n, s in fleet.items() if s.running and n not in before["running"]]
     found = [f"stop {n}, which was started for the update" for n in extra]
+    found += [f"start {n}, which ran before" for n in before["running"] if n in fleet and not fleet[n].running]
     for at, servers in admins.items():
         for name, admin in servers.items():
             was = before["admin"].get(at, {}).get(name, admin)
