@@ -48,7 +48,7 @@ def turns(fleet: Mapping[str, Seen], version: str, bounds: Bounds, must_run: Col
     idle = [n for n in fleet if n not in meant]
     if not idle or len(meant) >= bounds.maximum:
         raise SafetyRefusal(
-            f"{serving} servers can serve and {bounds.minimum} must, so one has to be started before one is replaced; but"
+            f"{serving} servers can serve and {bounds.minimum} must, so one has to be started before that; but"
             f" {len(meant)} run already of at most {bounds.maximum}. Raise the maximum, or lower the minimum."
         )
     return Turns(order, idle[0])
