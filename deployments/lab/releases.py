@@ -22,10 +22,12 @@ _READY, _WRITE = "await database.answers();", "const { n, client, payload } = aw
 BROKEN = {
     "unready": (_READY, "throw new Error('broken: this release never gets ready');"),
     "errors": (_WRITE, _WRITE + "\n      if (n % 2) throw new Error('broken: this release fails every second write');"),
-    # only clients that write at the same time meet it: what no check of a single request finds
+    # as with a leak: what no check of a fresh server finds, and real load does within a second
     "slow": (
         _WRITE,
-        _WRITE + "\n      if (metrics.inFlight > 1) await new Promise((resolve) => { setTimeout(resolve, 1200); });",
+        _WRITE
+        + "\n      metrics.writes = (metrics.writes || 0) + 1;"
+        + "\n      if (metrics.writes > 30) await new Promise((resolve) => { setTimeout(resolve, 1200); });",
     ),
 }
 """What is wrong -> (line of server.js, what stands there instead)."""
