@@ -79,11 +79,12 @@ async def failover(options: FailoverOptions) -> State[Any]:
     """
     request = options.request("prefect", str(flow_run.id or ""))
     if options.act == "plan":
-        return await _plan(request)
+        return await plan(request)
     return catchup.final_state(await window.run(request))
 
 
-async def _plan(request: launch.Request) -> State[Any]:
+async def plan(request: launch.Request) -> State[Any]:
+    """Inside a flow: what every step would do, as an artifact. Changes nothing."""
     ready, roles, previews = await preview.observe(request)
     title = (
         f"Plan of {ready.plan.runbook} of {ready.plan.system}, {roles.by_name['failed']} → {roles.by_name['target']}"

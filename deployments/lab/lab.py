@@ -1,7 +1,7 @@
 """The lab: the reference system of the scaling plan on this machine, two sites on loopback addresses.
 
 lab.py up [--async] [--no-monitoring] [--prefect] [--json]
-lab.py down | status [--json] | reload SITE | check
+lab.py down | status [--json] | reload SITE | check | release VERSION [--broken errors|unready|slow]
 lab.py install
 lab.py fault NAME | fault list | heal … | load …
 """
@@ -23,6 +23,7 @@ import layout
 import monitoring
 import probes
 import registry
+import releases
 from layout import NODES, Options
 
 
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="The lab: the reference system on this machine, two sites on 127.x.")
-    verbs = parser.add_subparsers(required=True, metavar="install|up|down|status|reload|check|fault|heal|load")
+    verbs = parser.add_subparsers(required=True, metavar="install|up|down|status|reload|check|release|fault|heal|load")
     one = verbs.add_parser("up", help="start everything and wait until it serves; does nothing when it already does")
     one.add_argument("--json", action="store_true", help="one JSON document instead of a line a process")
     sync = one.add_mutually_exclusive_group()
@@ -65,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(do=_reload)
     one = verbs.add_parser("check", help="let promtool and amtool read the monitoring configuration")
     one.set_defaults(do=_check)
+    one = verbs.add_parser("release", help="make a release of the application, for an update to go to")
+    one.add_argument("version")
+    one.add_argument("--broken", choices=sorted(releases.BROKEN), help="one that an update must go back from")
+    one.set_defaults(do=_release)
     return parser
 
 
@@ -139,6 +144,11 @@ def _reload(arguments: argparse.Namespace) -> int:
 
 def _check(_arguments: argparse.Namespace) -> int:
     print(monitoring.check(), end="")
+    return 0
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    print(releases.make(arguments.version, arguments.broken))
     return 0
 
 

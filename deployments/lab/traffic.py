@@ -10,6 +10,7 @@ from pathlib import Path
 import binaries
 import probes
 import registry
+import releases
 from layout import (
     APPS,
     DATABASE,
@@ -221,7 +222,7 @@ def _pgbouncer(site: str) -> Part:
 def _supervisor(site: str) -> Part:
     place = fresh(site, "supervisor")
     home = registry.home()
-    server = HERE / "app" / "server.js"
+    server = releases.link(site) / "server.js"
     text = SUPERVISOR.format(
         place=place,
         site_folder=home / site,
@@ -241,8 +242,6 @@ def _supervisor(site: str) -> Part:
         for n in APPS
     )
     config: Path = write(place / "supervisord.conf", text)
-    if not (server.parent / "node_modules").is_dir():
-        raise registry.LabError(f"{server.parent}/node_modules is missing: run `make lab` or `npm ci` there")
 
     async def ready() -> None:
         await probes.unix(home / site / "supervisor.sock")

@@ -43,6 +43,19 @@ class Capacity(Protocol):
         ...
 
 
+@runtime_checkable
+class Startable(Protocol):
+    """A group whose instances can be stopped and started one by one. Both return when asked for, not when done."""
+
+    async def stop(self, site: str, instance: str) -> None:
+        """One that does not run is left alone. Raises BadInput for an unknown one, Unreachable, EffectUnknown."""
+        ...
+
+    async def start(self, site: str, instance: str) -> None:
+        """One that runs is left alone. Raises NotYet while it is still stopping, and as ``stop``; Rejected."""
+        ...
+
+
 @dataclass(frozen=True)
 class Scaling:
     """By which rules a group scales by itself; None where there is no such rule. Times in seconds, cpu in percent."""

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tasks.capacity.protocol import Instance, Limits
 from tasks.contract import Surroundings
-from tasks.errors import BadInput, EffectUnknown, Rejected, Unreachable
+from tasks.errors import BadInput, EffectUnknown, NotYet, Rejected, Unreachable
 from tasks.quantities import Duration
 from tasks.variables import expand
 
@@ -86,91 +86,12 @@ class Process:
     detail: str
 
 
-class Supervisord:
-    """Fulfils ``tasks.capacity.protocol.Capacity``."""
-
-    Settings: ClassVar[type[BaseModel]] = SupervisordSettings
+class _Rpc:
+    """The XML-RPC of each site's supervisord: one call a connection, bounded."""
 
     def __init__(self, settings: SupervisordSettings, around: Surroundings) -> None:
         self._settings = settings
         self._component = around.component
-
-    def limits(self, site: str) -> Limits:
-        self._site(site)
-        return Limits(self._settings.minimum, self._settings.maximum)
-
-    def scale_line(self, site: str, count: int) -> tuple[str, str]:
-        """See ``tasks.capacity.manual.ByHand``: processes 1 … ``count`` of the group."""
-        socket = f"unix://{expand(self._site(site).socket)}"
-        names = [f"{self._settings.group}:{self._settings.group}{n}" for n in range(1, count + 1)]
-        line = shlex.join(["supervisorctl", "-s", socket, "start", *names])
-        return f"{line} || true", f"started, or already started, for each of {count}"
-
-    async def instances(self, site: str) -> tuple[Instance, ...]:
-        where = self._site(site)
-        processes = await self._processes(site)
-        # A client of its own each time: a kept connection that the other side closed would look like a lost reply.
-        async with httpx.AsyncClient(timeout=self._settings.timeout, trust_env=False, verify=False) as client:  # noqa: S501 - plain HTTP inside a site, no TLS to verify
-            ready = await asyncio.gather(
-                *(self._ready(client, where.address(p.number), running=p.state in _ALIVE) for p in processes)
-            )
-        return tuple(
-            Instance(f"{site}-{p.name}", site, where.address(p.number), running=p.state in _ALIVE, ready=is_ready)
-            for p, is_ready in zip(processes, ready, strict=True)
-        )
-
-    async def scale(self, site: str, count: int) -> None:
-        limits = self.limits(site)
-        if not limits.minimum <= count <= limits.maximum:
-            raise BadInput(
-                f"{self._component}: {count} instances at {site} asked for; allowed are {limits.minimum} to "
-                f"{limits.maximum} (minimum and maximum in the system file)"
-            )
-        processes = await self._processes(site)
-        for process in processes:
-            if process.state == "BACKOFF":  # crash-looping: supervisord would bring it up later, above the count
-                await self._stop(site, process)
-        alive = [p for p in processes if p.state in _ALIVE]
-        for process in alive[count:]:
-            await self._stop(site, process)
-        if len(alive) < count:
-            await self._start(site, processes, count - len(alive))
-
-    async def aclose(self) -> None:
-        """Nothing is held open between calls."""
-
-    async def _start(self, site: str, processes: list[Process], missing: int) -> None:
-        candidates = sorted(
-            (p for p in processes if p.state in _STARTABLE), key=lambda p: (_STARTABLE[p.state], p.number)
-        )
-        refused: list[str] = []
-        for process in candidates:
-            if not missing:
-                return
-            try:
-                await self._call(site, "startProcess", f"{self._settings.group}:{process.name}", wait=False)
-            except Fault as fault:
-                if fault.faultCode in _CANNOT_START:
-                    refused.append(f"{process.name}: {fault.faultString}")
-                    continue
-                if fault.faultCode != _FAULT_ALREADY_STARTED:
-                    raise self._rejected(site, "startProcess", fault) from fault
-            missing -= 1
-        if missing:
-            states = ", ".join(f"{p.name} {p.state}" for p in processes)
-            raise Rejected(
-                f"{self._component}: supervisord of {site} has no process left to start, {missing} short ({states}"
-                f"{'; ' if refused else ''}{'; '.join(refused)}). Look at the logs of those that are down.",
-                missing=missing,
-                refused=refused,
-            )
-
-    async def _stop(self, site: str, process: Process) -> None:
-        try:
-            await self._call(site, "stopProcess", f"{self._settings.group}:{process.name}", wait=False)
-        except Fault as fault:
-            if fault.faultCode != _FAULT_NOT_RUNNING:
-                raise self._rejected(site, "stopProcess", fault) from fault
 
     async def _processes(self, site: str) -> list[Process]:
         """Processes of the group by number. Raises BadInput when supervisord has no such group."""
@@ -191,16 +112,6 @@ class Supervisord:
                 f"{self._settings.group!r}; its groups: {groups}"
             )
         return sorted(found, key=lambda p: p.number)
-
-    async def _ready(self, client: httpx.AsyncClient, address: str, *, running: bool) -> bool:
-        if not running:
-            return False
-        try:
-            async with asyncio.timeout(self._settings.timeout):
-                answer = await client.get(f"http://{address}{self._settings.ready_path}")
-        except (httpx.HTTPError, TimeoutError):
-            return False
-        return answer.is_success
 
     async def _call(self, site: str, method: str, *arguments: str, wait: bool | None = None) -> Any:
         """One XML-RPC call. Raises Fault as supervisord gave it.
@@ -246,6 +157,124 @@ class Supervisord:
         except KeyError:
             known = ", ".join(self._settings.sites)
             raise BadInput(f"{self._component}: no site {site!r} in its settings; known: {known}") from None
+
+
+class Supervisord(_Rpc):
+    """Fulfils ``Capacity`` and ``Startable`` of ``tasks.capacity.protocol``."""
+
+    Settings: ClassVar[type[BaseModel]] = SupervisordSettings
+
+    def limits(self, site: str) -> Limits:
+        self._site(site)
+        return Limits(self._settings.minimum, self._settings.maximum)
+
+    def scale_line(self, site: str, count: int) -> tuple[str, str]:
+        """See ``tasks.capacity.manual.ByHand``: processes 1 … ``count`` of the group."""
+        socket = f"unix://{expand(self._site(site).socket)}"
+        names = [f"{self._settings.group}:{self._settings.group}{n}" for n in range(1, count + 1)]
+        line = shlex.join(["supervisorctl", "-s", socket, "start", *names])
+        return f"{line} || true", f"started, or already started, for each of {count}"
+
+    async def instances(self, site: str) -> tuple[Instance, ...]:
+        where = self._site(site)
+        processes = await self._processes(site)
+        # A client of its own each time: a kept connection that the other side closed would look like a lost reply.
+        async with httpx.AsyncClient(timeout=self._settings.timeout, trust_env=False, verify=False) as client:  # noqa: S501 - plain HTTP inside a site, no TLS to verify
+            ready = await asyncio.gather(
+                *(self._ready(client, where.address(p.number), running=p.state in _ALIVE) for p in processes)
+            )
+        return tuple(
+            Instance(f"{site}-{p.name}", site, where.address(p.number), running=p.state in _ALIVE, ready=is_ready)
+            for p, is_ready in zip(processes, ready, strict=True)
+        )
+
+    async def scale(self, site: str, count: int) -> None:
+        limits = self.limits(site)
+        if not limits.minimum <= count <= limits.maximum:
+            raise BadInput(
+                f"{self._component}: {count} instances at {site} asked for; allowed are {limits.minimum} to "
+                f"{limits.maximum} (minimum and maximum in the system file)"
+            )
+        processes = await self._processes(site)
+        for process in processes:
+            if process.state == "BACKOFF":  # crash-looping: supervisord would bring it up later, above the count
+                await self._stop(site, process)
+        alive = [p for p in processes if p.state in _ALIVE]
+        for process in alive[count:]:
+            await self._stop(site, process)
+        if len(alive) < count:
+            await self._start(site, processes, count - len(alive))
+
+    async def stop(self, site: str, instance: str) -> None:
+        process = await self._named(site, instance)
+        if process.state in _ALIVE or process.state == "BACKOFF":
+            await self._stop(site, process)
+
+    async def start(self, site: str, instance: str) -> None:
+        process = await self._named(site, instance)
+        if process.state == "STOPPING":  # a start now would be answered with True and forgotten
+            raise NotYet(f"{self._component}: {instance} is still stopping")
+        if process.state in _ALIVE:
+            return
+        try:
+            await self._call(site, "startProcess", f"{self._settings.group}:{process.name}", wait=False)
+        except Fault as fault:
+            if fault.faultCode != _FAULT_ALREADY_STARTED:
+                raise self._rejected(site, "startProcess", fault) from fault
+
+    async def aclose(self) -> None:
+        """Nothing is held open between calls."""
+
+    async def _named(self, site: str, instance: str) -> Process:
+        processes = await self._processes(site)
+        for process in processes:
+            if instance == f"{site}-{process.name}":
+                return process
+        known = ", ".join(f"{site}-{p.name}" for p in processes)
+        raise BadInput(f"{self._component}: no instance {instance!r} at {site}; there are {known}")
+
+    async def _start(self, site: str, processes: list[Process], missing: int) -> None:
+        candidates = sorted(
+            (p for p in processes if p.state in _STARTABLE), key=lambda p: (_STARTABLE[p.state], p.number)
+        )
+        refused: list[str] = []
+        for process in candidates:
+            if not missing:
+                return
+            try:
+                await self._call(site, "startProcess", f"{self._settings.group}:{process.name}", wait=False)
+            except Fault as fault:
+                if fault.faultCode in _CANNOT_START:
+                    refused.append(f"{process.name}: {fault.faultString}")
+                    continue
+                if fault.faultCode != _FAULT_ALREADY_STARTED:
+                    raise self._rejected(site, "startProcess", fault) from fault
+            missing -= 1
+        if missing:
+            states = ", ".join(f"{p.name} {p.state}" for p in processes)
+            raise Rejected(
+                f"{self._component}: supervisord of {site} has no process left to start, {missing} short ({states}"
+                f"{'; ' if refused else ''}{'; '.join(refused)}). Look at the logs of those that are down.",
+                missing=missing,
+                refused=refused,
+            )
+
+    async def _stop(self, site: str, process: Process) -> None:
+        try:
+            await self._call(site, "stopProcess", f"{self._settings.group}:{process.name}", wait=False)
+        except Fault as fault:
+            if fault.faultCode != _FAULT_NOT_RUNNING:
+                raise self._rejected(site, "stopProcess", fault) from fault
+
+    async def _ready(self, client: httpx.AsyncClient, address: str, *, running: bool) -> bool:
+        if not running:
+            return False
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                answer = await client.get(f"http://{address}{self._settings.ready_path}")
+        except (httpx.HTTPError, TimeoutError):
+            return False
+        return answer.is_success
 
 
 PROVIDER = Supervisord

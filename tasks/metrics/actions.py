@@ -18,7 +18,8 @@ from tasks.waiting import until
 class Within(Action):
     """A metric of a site stays below a threshold for a time. What is unknown (no data, stale, no answer) is not below.
 
-    ``observe`` looks once; the step itself looks until the value was below for the whole time without a break.
+    ``observe`` looks once, and never holds: only the step itself, which looks until the value was below for the whole
+    time without a break, can tell.
     """
 
     phase: ClassVar[Phase] = Phase.VERIFY
@@ -47,7 +48,10 @@ class Within(Action):
 
     async def observe(self, ctx: Context) -> Observation:
         reading = await self._look(ctx)
-        return Observation(holds=self._passes(reading), summary=self._say(reading), facts={"reading": facts(reading)})
+        change = f"watch {self.metric} for {show_duration(self.for_)}"
+        return Observation(
+            holds=False, summary=self._say(reading), changes=(change,), facts={"reading": facts(reading)}
+        )
 
     async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
         since: float | None = None
@@ -70,7 +74,8 @@ class Within(Action):
         return await until(ctx, held, first_s=self.every, most_s=self.every)
 
     async def confirm(self, ctx: Context) -> Observation:
-        return await self.observe(ctx)
+        reading = await self._look(ctx)
+        return Observation(holds=self._passes(reading), summary=self._say(reading), facts={"reading": facts(reading)})
 
     async def _look(self, ctx: Context) -> Reading:
         site = ctx.site(self.site)

@@ -170,6 +170,7 @@ def test_a_run_of_an_alert_is_a_run_of_its_deployment_and_its_crash_stops_no_rec
 def test_an_alert_starts_its_run_also_while_prefects_server_hangs(serve: Serve, module_toy: Toy) -> None:
     module_toy.open_once()
     before = serve.runs(module_toy.folder.name)
+    until(lambda: all(serve.records(f)[-1]["type"] == "run_ended" for f in before), 60)  # one run a system
     server = json.loads((serve.state / "prefect" / "server.json").read_text())["pid"]
     os.kill(server, signal.SIGSTOP)
     try:

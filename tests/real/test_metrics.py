@@ -180,7 +180,7 @@ def context():
 
 
 async def _within(metric, below):
-    return await Within(metric=metric, below=below, **{"for": "500ms", "every": "100ms"}).observe(context())
+    return await Within(metric=metric, below=below, **{"for": "500ms", "every": "100ms"}).confirm(context())
 
 
 async def _apply(metric, below):

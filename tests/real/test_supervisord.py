@@ -182,6 +182,30 @@ def test_scale_is_repeatable_and_keeps_to_the_limits(east):
     asyncio.run(main())
 
 
+def test_one_instance_is_stopped_and_started_by_itself(east):
+    async def main():
+        capacity = provider(east.settings())
+        await capacity.scale("east", 2)
+        await ready(capacity, 2)
+        for _ in range(2):  # asked again, it is no error
+            await capacity.stop("east", "east-app2")
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                await capacity.start("east", "east-app2")
+                break
+            except NotYet:  # it is still stopping
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
+        await ready(capacity, 2)
+        await capacity.start("east", "east-app2")
+        assert await count(capacity) == (2, 2)
+        with pytest.raises(BadInput, match="no instance 'east-app9' at east; there are east-app1"):
+            await capacity.stop("east", "east-app9")
+
+    asyncio.run(main())
+
+
 def test_dead_instance_is_replaced_also_by_the_next_one(east):
     async def main():
         capacity = provider(east.settings())

@@ -19,14 +19,15 @@ class BadRequest extends Error {}
 /** Routes: [method, pattern, label for metrics, handler(match, request, url) -> [status, JSON or text]]. */
 function routes(config, database, metrics, connections) {
   const me = { site: config.site, app: config.name };
+  const health = { ...me, version: config.version };
   return [
-    ['GET', /^\/healthz$/, '/healthz', async () => [200, { status: 'alive', ...me }]],
+    ['GET', /^\/healthz$/, '/healthz', async () => [200, { status: 'alive', ...health }]],
     ['GET', /^\/readyz$/, '/readyz', async () => {
       try {
         await database.answers();
-        return [200, { status: 'ready', ...me }];
+        return [200, { status: 'ready', ...health }];
       } catch (error) {
-        return [503, { status: 'not ready', reason: error.message, ...me }];
+        return [503, { status: 'not ready', reason: error.message, ...health }];
       }
     }],
     ['GET', /^\/metrics$/, '/metrics', async () => [200, metrics.render(database, await connections())]],

@@ -1,6 +1,7 @@
 'use strict';
 
 const fs = require('node:fs');
+const path = require('node:path');
 
 /** Reads the environment once, at start; a missing or malformed value ends the process with one line. */
 function settings(env) {
@@ -21,6 +22,7 @@ function settings(env) {
     port: port('PORT'),
     site: need('SITE'),
     name: need('NAME'),
+    version: env.RELEASE || release(),
     nodes: nodes(env.RELIGHT_NODES || '{}'),
     poolSize: Number(env.PGPOOL_MAX || 10),
     database: {
@@ -32,6 +34,16 @@ function settings(env) {
       password: async () => (await fs.promises.readFile(passwordFile, 'utf8')).trim(),
     },
   };
+}
+
+/** The release folder's own name for itself; read at start, so that it is the release that runs, not the newest. */
+function release() {
+  try {
+    return fs.readFileSync(path.join(__dirname, 'RELEASE'), 'utf8').trim();
+  } catch (error) {
+    if (error.code === 'ENOENT') return 'unreleased';
+    throw error;
+  }
 }
 
 /** RELIGHT_NODES: {"west-pg1": "127.0.1.31:5432"}, as seen from this server's site. */

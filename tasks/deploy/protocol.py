@@ -1,0 +1,40 @@
+"""What every place that releases are deployed to can say and do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one instance says of itself. ``version`` is what it really runs; None where it did not say."""
+
+    version: str | None
+    ready: bool
+    why: str = ""
+    """Why it is not ready."""
+
+
+@runtime_checkable
+class Releases(Protocol):
+    """The releases of each site, and which one its instances start from."""
+
+    async def available(self, site: str) -> tuple[str, ...]:
+        """Releases that are there in full. Raises Rejected where that cannot be read."""
+        ...
+
+    async def chosen(self, site: str) -> str:
+        """The release that an instance of the site would start from now. Raises Rejected where it is none of them."""
+        ...
+
+    async def switch(self, site: str, version: str) -> None:
+        """Instances start from ``version`` from now on; those that run are left alone. All at once, or not at all.
+
+        Raises BadInput for a version that is not available, Rejected.
+        """
+        ...
+
+    async def ask(self, address: str) -> Answer:
+        """What the instance at ``host:port`` says; one that does not answer is not ready. Never raises for it."""
+        ...
