@@ -276,7 +276,5 @@ def test_serve_supervises_while_the_prefect_server_is_away(
         gate.open()
     until(lambda: toy.count("run_ended") == 1, 30)
     until(lambda: "does not answer" in toy.said(), 60)
-    began = time.monotonic()
     os.kill(serve.pid, signal.SIGTERM)
     assert serve.wait(10) == 0
-    assert time.monotonic() - began < 2
