@@ -159,8 +159,8 @@ def test_a_table_that_is_not_there_and_a_replica_are_refused(lab):
 def test_missing_replicas_are_brought_back_and_too_many_are_only_told(lab):
     lab.fault("stop-standby", "--node", "west-pg2")
     before, done, after = act(Replicas(minimum=3, maximum=3), 60.0)
-    assert before.facts["away"] == ["west-pg2"]
-    assert list(done["brought_back"]) == ["west-pg2"]
+    assert "west-pg2" in before.facts["away"]  # one of the other site may be between two connections
+    assert "west-pg2" in done["brought_back"]
     assert after.holds
     assert sorted(after.facts["streaming"]) == ["east-pg1", "east-pg2", "west-pg2"]
     many, nothing, _ = act(Replicas(minimum=0, maximum=1))
