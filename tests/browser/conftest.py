@@ -35,6 +35,7 @@ NOT_OURS = (
     "Unknown error while creating flow run",  # what the page says of that
     "(Unprocessable Entity)",  # what Prefect 3.8's page of an artifact without a task run asks the server for
     "GL Driver Message",
+    "Cannot read properties of null (reading 'x')",  # Prefect's graph of a flow run that is left while it is drawn
     "amplitude",  # what the policy of relight's server stops; see Site.reached
 )
 
@@ -130,7 +131,7 @@ class Site:
         until(lambda: any(text in line["message"] for line in self.serve.post("logs/filter", body)), 30)
 
     def watch(self, page: Any) -> None:
-        page.on("pageerror", lambda e: self.errors.append(str(e)))
+        page.on("pageerror", lambda e: self._told(str(e)))
         page.on("console", self._heard)
         page.on("requestfinished", lambda r: None if self._ours(r.url) else self.reached.append(r.url))
         page.on("requestfailed", self._failed)
@@ -141,9 +142,12 @@ class Site:
             self.reached.append(f"{request.url} ({request.failure})")
 
     def _heard(self, message: Any) -> None:
-        told = f"{message.text} {message.location.get('url', '')}"
-        if message.type == "error" and not any(word in told for word in NOT_OURS):
-            self.errors.append(told)
+        if message.type == "error":
+            self._told(f"{message.text} {message.location.get('url', '')}")
+
+    def _told(self, error: str) -> None:
+        if not any(word in error for word in NOT_OURS):
+            self.errors.append(error)
 
     def _ours(self, url: str) -> bool:
         return url.startswith((f"{self.url}/", "data:", "blob:"))
