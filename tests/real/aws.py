@@ -23,6 +23,7 @@ import boto3
 import httpx
 import pytest
 from botocore.config import Config
+from hanging import hang
 
 REGION, OTHER_REGION = "eu-west-1", "eu-central-1"
 ACCOUNT = "123456789012"
@@ -77,7 +78,7 @@ class Server:
 
     def hang(self) -> None:
         """Takes connections (the kernel does) and never answers."""
-        self.process.send_signal(signal.SIGSTOP)
+        hang(self.process.pid)
 
     def go_on(self) -> None:
         self.process.send_signal(signal.SIGCONT)

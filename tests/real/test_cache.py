@@ -17,6 +17,7 @@ import aws as ground
 import pytest
 import redis as redis_py
 import strict
+from hanging import hang
 
 from flows.engine.virtualtime import VirtualLoop
 from tasks.cache import actions, http, redis
@@ -354,7 +355,7 @@ def test_redis_hung_gone_and_shut(by_redis, tmp_path):
         with pytest.raises(Unreachable, match="no connection for flushing"):
             await cache.flush("east", "r")
 
-    by_redis.redis.server.process.send_signal(signal.SIGSTOP)
+    hang(by_redis.redis.server.process.pid)
     try:
         by_redis.tell(hung, timeout="300ms")
     finally:

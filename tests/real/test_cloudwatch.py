@@ -19,6 +19,7 @@ import boto3
 import httpx
 import iam
 import pytest
+from hanging import hang
 from ruamel.yaml import YAML
 
 from tasks.clock import LoopClock
@@ -155,7 +156,7 @@ def test_a_window_is_read_over_every_page(aws):
 
 
 def test_a_cloudwatch_that_hangs_is_unknown(aws, server):
-    os.kill(server.pid, signal.SIGSTOP)
+    hang(server.pid)
     try:
         found = now("cpu_usage", timeout="500ms")
     finally:

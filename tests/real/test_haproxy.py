@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hanging import hang
 
 from tasks.clock import LoopClock
 from tasks.contract import Context, RunInfo, Surroundings
@@ -147,10 +148,7 @@ class Site:
                 return answer.read().decode()
 
     def hang(self):
-        """SIGSTOP, and wait until every thread has stopped."""
-        os.kill(self.process.pid, signal.SIGSTOP)
-        tasks = Path(f"/proc/{self.process.pid}/task")
-        wait_until(lambda: all(") T " in (t / "stat").read_text() for t in tasks.iterdir()), what="stop")
+        hang(self.process.pid)
 
 
 @pytest.fixture

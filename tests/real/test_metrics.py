@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hanging import hang
 
 from flows.engine import places, system
 from tasks.clock import LoopClock
@@ -60,7 +61,7 @@ def process(lab, name):
 
 @contextlib.contextmanager
 def stopped(pid):
-    os.kill(pid, signal.SIGSTOP)
+    hang(pid)
     try:
         yield
     finally:

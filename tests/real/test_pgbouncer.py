@@ -25,6 +25,7 @@ from tasks.errors import BadInput, EffectUnknown, NotYet, Rejected, Unreachable
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from hanging import hang
 from pg_cluster import PORT, Cluster, need, until
 
 pytestmark = pytest.mark.real
@@ -195,7 +196,7 @@ def test_a_pause_under_way_is_not_taken_for_one_that_holds(bouncer):
 
 def test_a_hung_pgbouncer_blocks_nobody_longer_than_the_time_out(bouncer):
     async def work(pooler):
-        os.kill(bouncer.process.pid, signal.SIGSTOP)
+        hang(bouncer.process.pid)
         for call in (pooler.paused, pooler.pause, pooler.resume, pooler.target):
             began = time.monotonic()
             with pytest.raises(Unreachable):

@@ -19,6 +19,7 @@ import dns.query
 import dns.tsigkeyring
 import dns.update
 import pytest
+from hanging import hang
 
 from tasks.clock import LoopClock
 from tasks.contract import Context, Done, RunInfo, Surroundings
@@ -405,7 +406,7 @@ def test_primary_gone_and_primary_hung(system):
     async def body():
         zone = provider(system.folder, timeout="300ms")
         old, east = await zone.read(NAME, "A"), zone.wanted(NAME, "A", "east")
-        os.kill(system.processes["primary"].pid, signal.SIGSTOP)
+        hang(system.processes["primary"].pid)
         with pytest.raises(Unreachable, match=r"no answer within 0\.3 s"):
             await zone.read(NAME, "A")
         with pytest.raises(EffectUnknown):  # it may still be applied when the server goes on
@@ -538,7 +539,7 @@ def test_confirm_names_the_server_that_lags(system):
     async def body():
         zone = provider(system.folder, timeout="300ms")
         step = point()
-        os.kill(system.processes["secondary"].pid, signal.SIGSTOP)
+        hang(system.processes["secondary"].pid)
         ctx = context(zone)
         async with await service():
             facts = await step.apply(ctx, await step.observe(ctx))

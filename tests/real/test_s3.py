@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import boto3
 import iam
 import pytest
+from hanging import hang
 
 from tasks.clock import LoopClock
 from tasks.contract import Context, RunInfo
@@ -94,7 +95,7 @@ class Store:
         self.s3.delete_bucket_tagging(Bucket=self.bucket)  # this server keeps them beyond the bucket
 
     def hang(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+        hang(self.process.pid)
 
     def go_on(self) -> None:
         self.process.send_signal(signal.SIGCONT)

@@ -63,8 +63,8 @@ class Toy:
     def run(self) -> subprocess.Popen[bytes]:
         return self.start("run", "gates", "-s", str(self.folder), "--from", "west", "--offline", log="run.log")
 
-    def serve(self, log: str = "serve.log") -> subprocess.Popen[bytes]:
-        process = self.start("serve", "--no-prefect", log=log)
+    def serve(self, log: str = "serve.log", *, prefect: bool = False) -> subprocess.Popen[bytes]:
+        process = self.start("serve", *(() if prefect else ("--no-prefect",)), log=log)
         self.until(lambda: "superv" in self.said(log), 20)
         return process
 
@@ -267,7 +267,7 @@ def test_serve_supervises_while_the_prefect_server_is_away(
     toy: Toy, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", f"http://{ADDRESS}:9/api")
-    serve = toy.serve()
+    serve = toy.serve(prefect=True)
     toy.run()
     until(lambda: toy.count("run_started") == 1, 30)
     toy.kill_engine()

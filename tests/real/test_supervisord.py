@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hanging import hang
 
 from tasks.capacity.actions import Ensure, Replace
 from tasks.capacity.supervisord import PROVIDER
@@ -284,7 +285,7 @@ def test_hung_and_absent_supervisord(east):
     async def main():
         capacity = provider(east.settings(timeout="300ms"))
         processes = await capacity._processes("east")
-        east.process.send_signal(signal.SIGSTOP)
+        hang(east.process.pid)
         began = time.monotonic()
         with pytest.raises(Unreachable, match=r"no answer to getAllProcessInfo within 0\.3 s"):
             await capacity.instances("east")

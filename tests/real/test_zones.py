@@ -15,6 +15,7 @@ from dataclasses import replace
 import pytest
 import test_rfc2136 as bind
 from aws import until
+from hanging import hang
 from lease_backends import LINK, Link
 from strict_route53 import strict_route53
 
@@ -117,7 +118,7 @@ class Bind(Ground):
     @contextlib.contextmanager
     def hung(self):
         pid = self.dns.processes["primary"].pid
-        os.kill(pid, signal.SIGSTOP)
+        hang(pid)
         try:
             yield
         finally:
