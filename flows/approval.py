@@ -22,6 +22,7 @@ from prefect.runtime import flow_run
 from prefect.states import Running
 from pydantic import Field, create_model
 
+from flows import calls
 from flows.engine import approvals, asking, journal
 from flows.engine.asking import Asking
 from tasks import tokens
@@ -43,6 +44,7 @@ class Forms:
         self.folder = folder
         self._turn = asyncio.Lock()
         self._open: dict[str, asyncio.Task[None]] = {}
+        self._shown = False
 
     def open(self, step: str) -> None:
         """Show a form for ``step`` until enough was said. For a step that is shown already: nothing."""
@@ -50,13 +52,18 @@ class Forms:
             self._open[step] = asyncio.create_task(self._show(step))
 
     async def close(self, step: str) -> None:
-        """The asking of ``step`` is over: take its form away, and let the flow run run. Raises what Prefect raises."""
+        """The asking of ``step`` is over: take its form away, and let the flow run run. Raises what Prefect raises.
+
+        For a step without a form: looks once whether a pause came late. A server that is busy may take one back to
+        front: it was asked for before the answer, and is there after it.
+        """
         task = self._open.pop(step, None)
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await _unpause()
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await _unpause(looks=2)
+        elif self._shown and not self._open:
+            await _unpause(looks=1)
 
     async def close_all(self) -> None:
         """The run is over."""
@@ -71,13 +78,19 @@ class Forms:
                 # a page that is open reads no more of the log once the flow run is paused
                 await asyncio.to_thread(APILogWorker.drain_all, timeout=SENT_S)
             while (found := self._asking(step)) is not None:
+                self._shown = True
                 left_s = (datetime.fromisoformat(found.until) - datetime.now(UTC)).total_seconds()
-                given: Any = await apause_flow_run(
-                    wait_for_input=form(found, note, self._what()),
-                    timeout=int(max(0.0, left_s)) + LONGER_S,
-                    poll_interval=POLL_S,
-                    key=f"{step}-{secrets.token_hex(4)}",
-                )
+                try:
+                    given: Any = await apause_flow_run(
+                        wait_for_input=form(found, note, self._what()),
+                        timeout=int(max(0.0, left_s)) + LONGER_S,
+                        poll_interval=POLL_S,
+                        key=f"{step}-{secrets.token_hex(4)}",
+                    )
+                except calls.AWAY as e:
+                    note = f"Prefect's server lost it ({type(e).__name__}); say it again"
+                    await asyncio.sleep(POLL_S)
+                    continue
                 note = await self._handed_in(found, given)
 
     def _asking(self, step: str) -> Asking | None:
@@ -155,10 +168,10 @@ def answer_of(run: str, found: Asking, given: Any, now: datetime) -> tuple[dict[
     return {"token": given.token.strip()}, ""
 
 
-async def _unpause() -> None:
+async def _unpause(looks: int) -> None:
     """Let the flow run run, where it is paused: the answer came another way."""
     async with get_client() as client:
-        for _ in range(2):  # a pause that was on its way when it was taken back may arrive a moment later
+        for _ in range(looks):  # a pause that was on its way when it was taken back may arrive a moment later
             now = await client.read_flow_run(flow_run.id)
             if now.state is not None and now.state.is_paused():
                 await client.set_flow_run_state(flow_run.id, Running(message="answered"), force=True)

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,34 +96,36 @@ class Site:
         self.page.get_by_role("menuitem", name="Resume").click()
         return self.page.get_by_role("dialog", name="Resume Flow Run")
 
-    def started(self, flow: str, besides: set[str]) -> str:
-        """The id of the flow run that was started by the form, other than ``besides``."""
-        found = [r for r in self.runs(flow) if r not in besides]
-        assert len(found) == 1, found
-        return found[0]
-
     def runs(self, flow: str) -> list[str]:
         body = {"flows": {"name": {"any_": [flow]}}}
         return [str(r["id"]) for r in self.serve.post("flow_runs/filter", body)]
 
-    def submit(self, form: Any, button: str) -> None:
-        """Press until it is taken and the form is gone, as a person would.
+    def submit(self, form: Any, button: str, done: Callable[[], bool]) -> None:
+        """Press until the server says that it is ``done``, as a person would.
 
-        Prefect's server answers 503 while SQLite is busy, and its newer UI's dialog holds what it refused against the
-        next press until it has looked at the fields again.
+        Prefect's server answers 503 while SQLite is busy. Its newer UI hides the button while it asks, shows it again
+        after a refusal, and holds what it refused against the next press until it has looked at the fields again.
         """
         from playwright.sync_api import Error  # noqa: PLC0415 - skipped, not broken, where it is missing
 
         pressed = form.get_by_role("button", name=button, exact=True)
 
         def taken() -> bool:
+            if done():
+                return True
             with contextlib.suppress(Error):  # it went away meanwhile
                 pressed.click(timeout=2000)
             with contextlib.suppress(Error):
                 pressed.wait_for(state="hidden", timeout=5000)
-            return bool(pressed.is_hidden())
+            return done()
 
-        until(taken, 60)
+        until(taken, 90)
+
+    def start(self, form: Any, flow: str, besides: set[str]) -> str:
+        """Submit the form of a deployment. The id of the flow run that it started, other than ``besides``."""
+        self.submit(form, "Submit", lambda: bool(set(self.runs(flow)) - besides))
+        (found,) = set(self.runs(flow)) - besides
+        return found
 
     def logged(self, run: str, text: str) -> None:
         """Wait until the server has a line of the log: Prefect sends them in batches."""

@@ -37,8 +37,7 @@ def test_the_plan_of_a_failover_changes_nothing(site: Any) -> None:
     site.shot("plan-refused")
     assert site.runs("failover") == before
     approvals.fill("0")
-    site.submit(form, "Submit")
-    run = site.started("failover", set(before))
+    run = site.start(form, "failover", set(before))
     site.open(f"runs/flow-run/{run}")
     expect(site.state()).to_have_text("Completed", timeout=RUN_S)
     site.open(f"runs/flow-run/{run}?tab=Artifacts")
@@ -60,8 +59,7 @@ def test_a_drill_is_started_approved_and_watched_in_the_browser(site: Any) -> No
     expect(form.get_by_role("switch", name="Synchronous")).to_be_checked()
     form.get_by_role("spinbutton", name="Approvals").fill("1")
     site.shot("drill-form")
-    site.submit(form, "Submit")
-    run = site.started("drill", set())
+    run = site.start(form, "drill", set())
 
     site.open(f"runs/flow-run/{run}")
     expect(site.state()).to_have_text("Paused", timeout=RUN_S)
@@ -82,7 +80,7 @@ def test_a_drill_is_started_approved_and_watched_in_the_browser(site: Any) -> No
     site.choose("Name", "alice", dialog)
     dialog.get_by_role("textbox", name="Comment").fill("game day, as announced")
     site.shot("approval")
-    site.submit(dialog, "Resume")
+    site.submit(dialog, "Resume", lambda: site.serve.state_of(run)[0] != "PAUSED")
 
     expect(site.state()).to_have_text("Completed", timeout=RUN_S)
     site.open(f"runs/flow-run/{run}?tab=TaskRuns")
