@@ -23,7 +23,7 @@ from flows.engine.storelease import StoreLease, acknowledged
 from flows.engine.virtualtime import VirtualLoop
 from tasks.clock import LoopClock
 from tasks.contract import Surroundings
-from tasks.errors import LeaseHeld, LostCompare, Rejected, Unreachable
+from tasks.errors import LeaseHeld, LostCompare, Rejected, SafetyRefusal, Unreachable
 from tasks.leases.protocol import Held, LastRun, LeaseStore
 from tasks.leases.twin import LeaseTwin
 from tasks.simulation import Process, Simulation, enter
@@ -293,6 +293,39 @@ def test_a_person_acknowledges_the_last_run(place):
 
 
 # ---- what only a store has ----
+
+
+def test_the_flag_in_the_record_stops_the_engine_that_runs_and_lets_it_go_on(store):
+    place = StorePlace(store)
+
+    def allowed(lease):
+        try:
+            lease.check()
+        except SafetyRefusal as e:
+            assert "relight unpause --system toy" in str(e)
+            return False
+        return True
+
+    async def story():
+        async with place.engine() as mine:
+            lease = await mine("run-1")
+            keeping = asyncio.create_task(lease.keep(LoopClock()))
+            try:
+                lease.check()
+                await place.acknowledge(lambda held, _gone: replace(held, paused="a switch burns"))
+                async with asyncio.timeout(30):
+                    while allowed(lease):
+                        await asyncio.sleep(0.05)
+                    assert lease.held.run_id == "run-1"
+                    await place.acknowledge(lambda held, _gone: replace(held, paused=""))
+                    while not allowed(lease):
+                        await asyncio.sleep(0.05)
+                assert lease.epoch == 1
+            finally:
+                keeping.cancel()
+                await asyncio.gather(keeping, return_exceptions=True)
+
+    asyncio.run(story())
 
 
 def test_compare_and_set(store):
