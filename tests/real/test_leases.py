@@ -298,13 +298,16 @@ def test_a_person_acknowledges_the_last_run(place):
 def test_the_flag_in_the_record_stops_the_engine_that_runs_and_lets_it_go_on(store):
     place = StorePlace(store)
 
-    def allowed(lease):
-        try:
-            lease.check()
-        except SafetyRefusal as e:
-            assert "relight unpause --system toy" in str(e)
-            return False
-        return True
+    async def until_allowed(lease, *, wanted):
+        while True:
+            said = ""
+            try:
+                lease.check()
+            except SafetyRefusal as e:
+                said = str(e)
+            if (said == "") is wanted:
+                return said
+            await later(0.05)
 
     async def story():
         async with place.engine() as mine:
@@ -314,13 +317,12 @@ def test_the_flag_in_the_record_stops_the_engine_that_runs_and_lets_it_go_on(sto
                 lease.check()
                 await place.acknowledge(lambda held, _gone: replace(held, paused="a switch burns"))
                 async with asyncio.timeout(30):
-                    while allowed(lease):
-                        await asyncio.sleep(0.05)
-                    assert lease.held.run_id == "run-1"
+                    said = await until_allowed(lease, wanted=False)
+                    assert "paused: a switch burns" in said
+                    assert "relight unpause --system toy" in said
                     await place.acknowledge(lambda held, _gone: replace(held, paused=""))
-                    while not allowed(lease):
-                        await asyncio.sleep(0.05)
-                assert lease.epoch == 1
+                    await until_allowed(lease, wanted=True)
+                assert (lease.epoch, lease.held.run_id) == (1, "run-1")
             finally:
                 keeping.cancel()
                 await asyncio.gather(keeping, return_exceptions=True)
