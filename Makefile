@@ -26,10 +26,10 @@ drill: install ## bring up the real two-site system, break its primary site unde
 	$(BIN)/relight drill
 
 test: install ## every test, on real processes
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 unit: install ## the tests that need no process
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/unit
 
 check: install ## lint, types, import rules, shipped files
 	$(BIN)/ruff format --check --quiet .

@@ -37,6 +37,11 @@ class Result:
         assert self.out, f"no output; exit {self.code}; {self.err}"
         return json.loads(self.out)
 
+    @property
+    def failed_step(self) -> dict[str, Any]:
+        """Of a report in JSON: the first step that failed or is unknown."""
+        return next(s for s in self.json["steps"] if s["outcome"] in ("failed", "unknown"))
+
 
 @dataclass
 class Lab:
