@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import aws as aws_ground
 import iam
 
-from tasks.aws import HEARD
+from tasks.reached import HEARD
 
 RELIGHT = Path(sys.executable).with_name("relight")
 
