@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.engine import eventloop, launch, places
-from flows.intake import body, rules, service
+from flows.intake import body, rules
 from flows.intake.desk import Desk
 from flows.intake.event import Auth, Delivery, Event, Refused, normalise
 from flows.intake.history import Entry, History, stored
@@ -127,6 +127,8 @@ def try_(
 def _would(
     loaded: list[Loaded], endpoint: str, raw: bytes, headers: dict[str, str], at: datetime, history: History | None
 ) -> list[dict[str, Any]]:
+    from flows.intake import service  # noqa: PLC0415 - a web server's modules take longer to read than most commands
+
     found = service.endpoints(loaded, "127.0.0.1")
     if endpoint not in found:
         raise BadInput(f"no endpoint {endpoint!r}; there are {', '.join(sorted(found)) or 'none'}")
@@ -163,6 +165,8 @@ class _NoHistory(History):
 
 
 async def _judged(loaded: list[Loaded], events: list[Event], history: History | None) -> list[dict[str, Any]]:
+    from flows.intake import service  # noqa: PLC0415 - see _would
+
     async def never(_request: launch.Request) -> str:
         raise LeaseHeld("this only says what would be; it starts nothing")
 

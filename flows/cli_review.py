@@ -12,7 +12,6 @@ from rich.text import Text
 
 from flows.cli_read import JsonOption, SystemOption
 from flows.engine import eventloop
-from flows.reviews import run
 from flows.reviews.finding import TITLES, Kind, Review
 from tasks.errors import BadInput
 from tasks.quantities import duration
@@ -40,6 +39,8 @@ def review(
 
     Example: `relight review weekly --system lab --out /tmp/review`
     """
+    from flows.reviews import run  # noqa: PLC0415 - only this command needs its modules, and they are many
+
     asked = run.Asked(kind, system_name, apply, folder, _seconds(window))
     made = eventloop.run(run.make(asked))
     if as_json:

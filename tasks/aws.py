@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -24,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.contract import in_thread
 from tasks.errors import EffectUnknown, NotYet, Rejected, RelightError, Unreachable
 from tasks.quantities import Duration
+from tasks.reached import HEARD, Call
 
 T = TypeVar("T")
 
@@ -39,20 +38,6 @@ DENIED = frozenset({
     "AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "InvalidClientTokenId",
     "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "UnrecognizedClientException", "OptInRequired",
 })  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Call:
-    """One request that went out: which operation of which service, to which host of which region."""
-
-    service: str
-    operation: str
-    region: str
-    host: str
-
-
-HEARD: ContextVar[Callable[[Call], None] | None] = ContextVar("heard", default=None)
-"""Hears of each call of this context, in whatever thread it is made: for the dependency audit, and for IAM tests."""
 
 
 class Account(BaseModel):

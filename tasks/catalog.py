@@ -121,6 +121,7 @@ def twins(domain: str) -> tuple[tuple[type[Any], type[Any]], ...]:
     return found
 
 
+@cache
 def _modules(domain: str) -> tuple[str, ...]:
     package = importlib.import_module(f"tasks.{domain}")
     return tuple(m.name for m in pkgutil.iter_modules(package.__path__))

@@ -15,6 +15,7 @@ import dns.exception
 import dns.resolver
 import httpx
 
+from tasks import trust
 from tasks.errors import BadInput, Unreachable
 
 
@@ -70,14 +71,13 @@ class Sockets:
 
     async def http(self, ask: Ask, *, within_s: float) -> Reply:
         headers = {**({"Host": ask.host} if ask.host else {}), **ask.headers}
-        # A plain request needs no trust store, and loading one takes longer than the request itself.
-        verify = ask.url.startswith("https:")
+        safe = ask.url.startswith("https:")
         try:
             async with (
                 asyncio.timeout(within_s),
-                httpx.AsyncClient(verify=verify, timeout=None, trust_env=False) as client,  # noqa: S113 - bounded here
+                httpx.AsyncClient(verify=trust.verify(ask.url), timeout=None, trust_env=False) as client,  # noqa: S113 - bounded here
             ):
-                sni = {"sni_hostname": ask.host.partition(":")[0]} if ask.host and verify else {}
+                sni = {"sni_hostname": ask.host.partition(":")[0]} if ask.host and safe else {}
                 answer = await client.request(ask.method, ask.url, content=ask.body, headers=headers, extensions=sni)
         except httpx.InvalidURL as e:
             raise BadInput(f"{ask.url}: {e}") from e

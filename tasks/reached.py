@@ -2,7 +2,7 @@
 
 Python tells of its own sockets and processes by audit events (PEP 578; docs.python.org/3/library/audit_events.html:
 ``socket.connect``, ``socket.sendto``, ``subprocess.Popen``); libpq is C and opens its sockets itself, so
-``tasks.database._session`` tells of those. For AWS, which is known by region, see ``tasks.aws.HEARD``.
+``tasks.database._session`` tells of those. For AWS, which is known by region, see ``HEARD``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -43,3 +44,17 @@ def _heard(event: str, args: tuple[Any, ...]) -> None:
         reaching(f"{where[0]}:{where[1]}")
     elif isinstance(where, str):
         reaching(where)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request that went out: which operation of which service, to which host of which region."""
+
+    service: str
+    operation: str
+    region: str
+    host: str
+
+
+HEARD: ContextVar[Callable[[Call], None] | None] = ContextVar("heard", default=None)
+"""Hears of each call of this context, in whatever thread it is made: for the dependency audit, and for IAM tests."""

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,47 @@ def _own_network(worker: str) -> None:
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     _own_network(os.environ["PYTEST_XDIST_WORKER"])
+
+
+LONGEST = (
+    "real/test_failover.py",
+    "real/test_update.py",
+    "real/test_going_back.py",
+    "real/test_weather_faults.py",
+    "real/test_crash.py",
+    "real/test_embedded_prefect.py",
+    "browser/test_drill.py",
+    "real/test_event_venue.py",
+    "real/test_readiness.py",
+    "real/test_weather.py",
+    "real/test_prefect_window.py",
+    "real/test_many_machines.py",
+    "real/test_people_lab.py",
+    "real/test_people_ui.py",
+    "real/test_rds.py",
+    "real/test_one_run.py",
+    "real/test_supervise.py",
+    "real/test_metrics.py",
+    "real/test_scaling.py",
+    "real/test_leases.py",
+    "real/test_lab.py",
+    "real/test_postgresql.py",
+    "real/test_aurora.py",
+    "real/test_people.py",
+    "unit/test_prove.py",
+    "unit/test_prove_leases.py",
+    "unit/test_cli.py",
+)
+"""The modules that take longest, longest first: who begins one of them last is still at it when the others are done."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers take modules in this order (``--no-loadscope-reorder``: else those with most tests come first)."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        here = Path(__file__).parent
+        order = {(here / name).resolve(strict=True): number for number, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,9 +22,9 @@ from flows.engine.plan import PlannedStep
 from flows.engine.roles import Roles
 from flows.engine.system import LoadedSystem
 from tasks import reached
-from tasks.aws import HEARD, Call
 from tasks.contract import SiteParam
 from tasks.errors import BadInput, NotYet, SafetyRefusal, Unreachable
+from tasks.reached import HEARD, Call
 from tasks.readiness import Finding
 from tasks.variables import expand
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import httpx
 
+from tasks import trust
 from tasks.errors import Rejected, Unreachable
 
 
@@ -20,7 +21,7 @@ async def fetched(method: str, url: str, host: str | None, timeout_s: float) -> 
     try:
         async with (
             asyncio.timeout(timeout_s),
-            httpx.AsyncClient(verify=url.startswith("https:"), timeout=None, trust_env=False) as client,  # noqa: S113 - bounded here
+            httpx.AsyncClient(verify=trust.verify(url), timeout=None, trust_env=False) as client,  # noqa: S113 - bounded here
         ):
             answer = await client.request(method, url, headers=headers)
     except (httpx.ConnectError, httpx.ConnectTimeout) as e:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tasks import trust
 from tasks.contract import Surroundings
 from tasks.database.protocol import NodeView, Reach
 from tasks.errors import BadInput, Rejected, Unreachable
@@ -63,7 +64,7 @@ class HttpAgents:
         try:
             async with (
                 asyncio.timeout(self._settings.timeout),
-                httpx.AsyncClient(timeout=self._settings.timeout, trust_env=False) as client,
+                httpx.AsyncClient(verify=trust.verify(url), timeout=self._settings.timeout, trust_env=False) as client,
             ):
                 answer = await client.get(url)
         except httpx.InvalidURL as e:

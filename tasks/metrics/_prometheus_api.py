@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks import trust
 from tasks.errors import Rejected, Unreachable
 from tasks.metrics._promql import span
 from tasks.quantities import Duration
@@ -30,10 +31,11 @@ class Api:
 
     def __init__(self, settings: ApiSettings, component: str) -> None:
         self._settings, self._component = settings, component
-        # One for all calls, because reading the certificates takes 20 ms each time; without kept connections, because
-        # one that the other side closed meanwhile looks like a lost answer.
+        # Without kept connections: one that the other side closed meanwhile looks like a lost answer.
         limits = httpx.Limits(max_keepalive_connections=0)
-        self._client = httpx.AsyncClient(timeout=settings.timeout, trust_env=False, limits=limits)
+        self._client = httpx.AsyncClient(
+            verify=trust.verify(settings.url), timeout=settings.timeout, trust_env=False, limits=limits
+        )
 
     async def aclose(self) -> None:
         """Close the client."""

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import aws as aws_ground
 import iam
 
-from tasks.aws import HEARD
+from tasks.reached import HEARD
 
 RELIGHT = Path(sys.executable).with_name("relight")
 
@@ -36,6 +36,11 @@ class Result:
     def json(self) -> Any:
         assert self.out, f"no output; exit {self.code}; {self.err}"
         return json.loads(self.out)
+
+    @property
+    def failed_step(self) -> dict[str, Any]:
+        """Of a report in JSON: the first step that failed or is unknown."""
+        return next(s for s in self.json["steps"] if s["outcome"] in ("failed", "unknown"))
 
 
 @dataclass

@@ -41,6 +41,7 @@ def _beside(name: str) -> Any:
     return module
 
 
+sys.path.insert(0, str(Path(__file__).parent))  # for ``stories``
 toys_module = _beside("toys")
 World, TOYS = toys_module.World, toys_module.TOYS
 

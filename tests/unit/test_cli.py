@@ -82,3 +82,11 @@ def test_every_command_has_help_with_an_example():
         for inner in nested.values():
             assert inner.help, name
             assert "Example" in inner.help or name == "unpause", name
+
+
+def test_no_command_waits_for_what_only_some_need():
+    """Each takes a tenth of a second to read, or more: at every command, on the worst day of the year."""
+    heavy = {"apprise", "boto3", "cryptography.x509", "fastapi", "hypothesis", "jinja2", "pandas", "prefect", "uvicorn"}
+    code = f"import flows.cli, sys; print(*sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ BORDERS = {"flows/engine/attempt.py", "flows/cli.py", "flows/window.py", "flows/
 VAGUE = {"utils", "util", "common", "core", "helpers", "helper", "manager", "misc"}
 
 
+@functools.cache
 def tree(name: str) -> ast.Module:
     return ast.parse((ROOT / name).read_text(encoding="utf-8"), name)
 

@@ -4,49 +4,26 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from stories import broken_by, case
 
-from flows.engine import launch, lease, places, simulate, state
+from flows.engine import lease, simulate, state
 from flows.engine.attempt import Attempt
 from flows.engine.journal import FileJournal
 from flows.engine.lease import FileLease
 from flows.engine.prove import Question, Tally, chosen_singles, draw, prove
 from flows.engine.runner import Runner
 from flows.engine.scenario import SCENARIOS, Scenario
-from flows.engine.schedule import Deviation, deviations, parse, show
-from flows.engine.simulate import Case, play
+from flows.engine.schedule import Deviation, parse, show
+from flows.engine.simulate import play
 from flows.engine.stepping import StepRun
 from tasks.contract import Observation
 from tasks.database import _loss, _proof
 from tasks.errors import BadInput
 from tasks.simulation import CRASHES, Event
 from tasks.world import World
-
-
-def case(scenario: str | Scenario, mode: str = "forced", book: str = "failover", system: str = "lab") -> Case:
-    request = launch.Request(system, book, mode)
-    found = SCENARIOS[scenario] if isinstance(scenario, str) else scenario
-    return Case(launch.prepare(system, book, mode), mode, found, request)
-
-
-def broken_by(what: Case, wanted: Callable[[Event, str], bool] = lambda _event, _kind: True) -> set[str]:
-    """Invariants that the first schedule to break any breaks; the calm run first, then single deviations."""
-    calm = play(what, (), None)
-    if calm.violations:
-        return {v.partition(":")[0] for v in calm.violations}
-    for event in calm.trace:
-        for kind in deviations(event):
-            if wanted(event, kind):
-                story = play(what, (Deviation(event.at, kind),), calm.end)
-                if story.violations:
-                    return {v.partition(":")[0] for v in story.violations}
-    return set()
-
 
 # ---- what is shipped ----
 
@@ -85,38 +62,6 @@ def test_in_the_cloud_a_dead_primary_that_comes_back_is_fenced_and_a_planned_mov
     fence = next(e.at for e in calm.trace if e.what == "database.fence west")
     story = play(planned, (Deviation(fence, "kill"),), calm.end)
     assert (story.verdicts, story.violations) == (["killed", "succeeded"], [])
-
-
-LEASES = {
-    "postgresql": "{provider: leases.postgresql, address: '127.0.0.1:1'}",
-    "s3": "{provider: leases.s3, bucket: ops, access_key: 'env:A', secret_key: 'env:B'}",
-    "rfc2136": "{provider: leases.rfc2136, zone: ops.test., primary: '127.0.0.1:1', key_name: k., key_secret: 'env:A'}",
-}
-
-
-def stored(where: str, tmp_path: Path) -> Case:
-    """The lab's failover with its lease in a store."""
-    shutil.copytree(places.data("runbooks") / "lab", tmp_path / "lab")
-    file = tmp_path / "lab" / "system.yaml"
-    text = file.read_text()
-    file.write_text(text.replace("\ncomponents:\n", f"\ncomponents:\n  lease: {LEASES[where]}\n"))
-    request = launch.Request(str(tmp_path / "lab"), "failover", "forced")
-    return Case(launch.prepare(request.system, "failover", "forced"), "forced", SCENARIOS["kill-primary"], request)
-
-
-@pytest.mark.parametrize("where", LEASES)
-def test_a_lease_in_a_store_survives_every_crash_and_fault_of_its_own(where, tmp_path):
-    what = stored(where, tmp_path)
-    calm = play(what, (), None)
-    assert (calm.verdict, calm.violations) == ("succeeded", [])
-    own = [e for e in calm.trace if e.what.startswith("lease.")]
-    assert {e.kind for e in own} == {"read", "change"}
-    records = [e for e in calm.trace if e.kind == "record"]
-    chosen = [Deviation(e.at, kind) for e in own for kind in deviations(e)]
-    chosen += [Deviation(e.at, kind) for e in records[::6] for kind in ("kill", "pause", "second")]
-    for deviation in chosen:
-        story = play(what, (deviation,), calm.end)
-        assert story.violations == [], (deviation, story.verdicts)
 
 
 def test_the_same_schedule_and_seed_give_the_same_story():
