@@ -47,9 +47,17 @@ format: install ## format the code
 endurance: install ## five failovers there and back for each fault, with figures
 	$(BIN)/python tests/benchmarks/endurance.py
 
-prove: install ## every shipped runbook against a simulated world in which everything goes wrong
+PROOFS := prove-failover prove-rejoin prove-event-venue
+.PHONY: $(PROOFS)
+prove: $(PROOFS) ## every shipped runbook against a simulated world in which everything goes wrong; make -j2 prove: two at a time
+
+prove-failover: install
 	$(BIN)/relight prove failover --system lab --every $(EVERY) --depth 50
+
+prove-rejoin: install
 	$(BIN)/relight prove rejoin --system lab --every $(EVERY) --depth 50
+
+prove-event-venue: install
 	$(BIN)/relight prove failover --system event-venue --scenario kill-primary --scenario healthy --every 60 --depth 10
 
 crash: install ## the engine killed at every record of a real failover, each in a failover of its own
