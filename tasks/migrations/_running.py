@@ -106,7 +106,10 @@ async def run(job: Job) -> None:
         raise NotYet(f"{job.node}: {job.file.name} met a deadlock, so nothing of it was applied: {said(e)}") from e
     except errors.QueryCanceled as e:
         limit_s = job.limits.build_s if concurrent else job.limits.statement_s
-        why = f"{job.node}: {job.file.name} did not end within {limit_s:g} s and was taken back. {_told(seen)}"
+        left = (
+            "an INVALID index that it leaves is dropped by the next try" if concurrent else "nothing of it was applied"
+        )
+        why = f"{job.node}: {job.file.name} did not end within {limit_s:g} s; {left}. {_told(seen)}"
         raise (NotYet if concurrent else Rejected)(why, holders=[_plain(r) for r in seen]) from e
     except errors.InsufficientPrivilege as e:
         raise Rejected(
@@ -156,7 +159,9 @@ async def _concurrently(job: Job, connection: Connection, pid: asyncio.Future[in
             await connection.execute(_text(job.statements[0]), binary=True)
         except psycopg.Error:
             if building and not connection.closed:
-                await drop_invalid(connection, parts["name"])
+                # The drop waits for old transactions as the build did: where one is in the way, the next try drops it.
+                with contextlib.suppress(errors.QueryCanceled):
+                    await drop_invalid(connection, parts["name"])
             raise
         await job.after(connection, 0)
     if building and not (await _valid(connection, parts["name"])):
