@@ -148,14 +148,6 @@ class Nodes:
             options=" ".join(f"-c {name}={max(1, round(1000 * seconds))}" for name, seconds in limits.items()),
         )
 
-    def server(self, node: str) -> Server:
-        """How to reach ``node``, for other domains that speak SQL to it."""
-        return self._server(node)
-
-    def replication(self) -> tuple[str, str | None]:
-        """User for replication, and the reference to its password."""
-        return self._settings.replication_user, self._settings.replication_password
-
     def _named(self, host: str | None, port: Any) -> str | None:
         """The node that has address ``host:port``, seen from anywhere."""
         for name, node in self._settings.nodes.items():

@@ -1,6 +1,7 @@
 """The verbs of a replicated database."""
 
 from tasks.database._fence import Fence
+from tasks.database._installed import RunInstalled
 from tasks.database._pooling import Pause, Resume, Verify
 from tasks.database._promote import Promote
 from tasks.database._replicas import CatchUp, Follow, Protect, ReadyToSwitch, Rejoin
@@ -9,5 +10,5 @@ from tasks.database._sizing import Autovacuum, Limit, Replicas
 
 __all__ = [
     "Autovacuum", "CatchUp", "Fence", "Follow", "Limit", "Pause", "Promote", "Protect", "ReadyToSwitch", "Rejoin",
-    "Replicas", "Restart", "Restore", "Resume", "Verify",
+    "Replicas", "Restart", "Restore", "Resume", "RunInstalled", "Verify",
 ]  # fmt: skip

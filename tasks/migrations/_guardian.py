@@ -167,6 +167,7 @@ def _start(asked: dict[str, Any], folder: Path, port: int) -> subprocess.Popen[b
     log = folder / "server.log"
     with log.open("wb") as out:
         server = _spawn(asked, argv, out, {"PATH": os.defpath}, folder)
+    up = False
     try:
         while b"database system is ready to accept connections" not in log.read_bytes():
             if server.poll() is not None:
@@ -174,11 +175,12 @@ def _start(asked: dict[str, Any], folder: Path, port: int) -> subprocess.Popen[b
             if _ended(POLL_S):
                 raise Ended
         with socket.create_connection(("127.0.0.1", port), 5):
-            return server
-    except BaseException:
-        server.kill()
-        server.wait()
-        raise
+            up = True
+        return server
+    finally:
+        if not up:
+            server.kill()
+            server.wait()
 
 
 def _spawn(

@@ -299,8 +299,8 @@ def test_nothing_is_left_of_a_copy_when_its_engine_or_its_guardian_is_killed(gro
         assert engine.stdout.readline().startswith("127.0.0.1:")
         (folder,) = ground.left()
         server = int((folder / "data" / "postmaster.pid").read_text().split("\n")[0])
-        with pytest.raises(psycopg.OperationalError, match="no pg_hba.conf entry|password"):
-            port = (folder / "postgresql.conf").read_text().split("port = ")[1].split("\n")[0]
+        port = (folder / "postgresql.conf").read_text().split("port = ")[1].split("\n")[0]
+        with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry|password"):
             psycopg.connect(host="127.0.0.1", port=port, user="postgres", dbname="postgres")
         guardian = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(engine.pid if killed == "engine" else guardian, signal.SIGKILL)
