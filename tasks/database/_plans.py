@@ -83,7 +83,7 @@ def differences(ours: Planning, theirs: Planning) -> dict[str, str]:
 
 
 def miscollated(node: str, planning: Planning) -> str:
-    """Pure. What is wrong with the order of text at ``node``; empty where nothing is (manual, ALTER DATABASE, Notes)."""
+    """Pure. What is wrong with the order of text at ``node``; empty where nothing is (ALTER COLLATION, Notes)."""
     recorded, actual = planning.collation
     if recorded is None or actual is None or recorded == actual:
         return ""
