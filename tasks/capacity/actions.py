@@ -280,7 +280,8 @@ async def _live(provider: Capacity, site: str) -> Limits:
 
 def _before(ctx: Context, observation: Observation) -> int:
     """How many ran before this run first changed it, also where an earlier attempt did."""
-    return int((ctx.intended[0] if ctx.intended else observation.facts).get("running", observation.facts["running"]))
+    first = ctx.intended[0] if ctx.intended else observation.facts
+    return int(first["running"])
 
 
 async def _grow(ctx: Context, part: _OnCapacity, ready: int, running: int | Callable[[Fleet], int]) -> Fleet:
