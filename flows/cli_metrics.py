@@ -14,7 +14,7 @@ from rich.text import Text
 
 from flows import cli_intake
 from flows.cli_read import JsonOption, SystemOption
-from flows.engine import alertrules, costs, evaluation, eventloop, places, roles, system
+from flows.engine import alertrules, costs, evaluation, eventloop, places, report, roles, runcost, system
 from flows.engine.evaluation import Judged
 from flows.engine.providers import Components
 from flows.engine.system import LoadedSystem
@@ -104,14 +104,22 @@ def cost(
         str | None, typer.Option("--standby", help="The site that stands by; default: found out.")
     ] = None,
     days: Annotated[int, typer.Option("--days", min=2, max=365, help="How far to look back.")] = 28,
+    run_id: Annotated[
+        str | None, typer.Option("--run", help="A run id, or `last`: what this run or drill cost, instead.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what the system costs by component, what its standby buys, and what must not be on spot.
+    """Say what the system costs by component, what its standby buys, and what must not be on spot; or what a run cost.
+
+    A run's cost comes from `cost_monitoring.prices` of the system file; what has no price is unknown.
 
     Exit 1 when a finding is critical. Each call of AWS's Cost Explorer costs 0.01 USD.
 
     Example: `relight cost --system shop --standby south`
     """
+    if run_id is not None:
+        _run_cost(_load(system_name), run_id, as_json=as_json)
+        return
     made = eventloop.run(_costs(_load(system_name), standby, days))
     if as_json:
         print(json.dumps(made.as_json(), indent=2))
@@ -119,6 +127,18 @@ def cost(
         _print_cost(made)
     if any(f.severity == "critical" for f in made.findings):
         raise typer.Exit(1)
+
+
+def _run_cost(loaded: LoadedSystem, run_id: str, *, as_json: bool) -> None:
+    result = report.build(places.run_folder(run_id) / "journal.jsonl")
+    if result.system != loaded.system.system:
+        raise BadInput(f"run {result.run_id} is of {result.system}, not of {loaded.system.system}")
+    costs_of = loaded.system.cost_monitoring
+    made = runcost.cost_of(result, costs_of.prices if costs_of else None).as_json()
+    if as_json:
+        print(json.dumps({"run_id": result.run_id, "runbook": result.runbook, **made}, indent=2))
+    else:
+        out.print("\n".join(report.cost_lines(made)[3:]), soft_wrap=True)
 
 
 async def _costs(loaded: LoadedSystem, standby: str | None, days: int) -> costs.CostReport:

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -211,6 +212,8 @@ class Surroundings:
     clock: Clock
     components: Callable[[str], Any]
     """Other components of the system by name (a database uses ``hosts``); built on first use."""
+    folder: Path | None = None
+    """Where the system file is: what lies beside it (migrations) is found from there."""
 
 
 async def in_thread(call: Callable[[], P]) -> P:

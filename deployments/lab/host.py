@@ -1,6 +1,8 @@
 """Commands on a database host, as an operator would give them over ssh: ``$RELIGHT_LAB/bin/host COMMAND NODE …``.
 
     host status NODE              {"running": …, "pid": …, "in_recovery_signal": …} on stdout
+    host version NODE             {"installed": "15.18 …", "replaced": …} on stdout: what a start would run, and whether
+                                  the file that the running server was started from is another one by now
     host start|stop|kill NODE     as the disk says; fast shutdown (SIGINT); SIGKILL of every process, also stopped ones
     host rewind NODE UPSTREAM     pg_rewind the stopped node against its upstream and start it as its standby
     host copy NODE UPSTREAM       the same by a fresh pg_basebackup, which replaces the old data only when complete
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import binaries
 import database
@@ -38,7 +41,7 @@ STOP_S = 20.0
 def main(argv: list[str] | None = None) -> int:
     """See the module's text."""
     parser = argparse.ArgumentParser(prog="host", description="Commands on a database host of the lab.")
-    parser.add_argument("command", choices=("status", *COMMANDS))
+    parser.add_argument("command", choices=("status", "version", *COMMANDS))
     parser.add_argument("target", choices=layout.NODES)
     parser.add_argument("upstream", choices=layout.NODES, nargs="?")
     arguments = parser.parse_args(argv)
@@ -53,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.command == "status":
             _status(node)
+            return 0
+        if arguments.command == "version":
+            _version(node)
             return 0
         with _lock(node):
             COMMANDS[arguments.command](node, upstream)
@@ -86,6 +92,18 @@ def _status(node: str) -> None:
         "in_recovery_signal": (database.data(node) / "standby.signal").exists(),
     }
     print(json.dumps(document))
+
+
+def _version(node: str) -> None:
+    ran = subprocess.run([binaries.find("postgres"), "--version"], capture_output=True, text=True, check=False)
+    installed = _output(ran, node).partition("(PostgreSQL) ")[2]
+    process = registry.find(node)
+    running = process is not None and registry.alive(process)
+    # proc(5): the link of a program whose file was removed, as dpkg does when it puts a new one there, ends so
+    replaced = (
+        running and process is not None and str(Path(f"/proc/{process.pid}/exe").readlink()).endswith(" (deleted)")
+    )
+    print(json.dumps({"installed": installed, "replaced": replaced}))
 
 
 def _start(node: str, _upstream: str | None = None) -> None:

@@ -18,9 +18,10 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from flows.engine import launch, places, report
+from flows.engine import launch, places, report, runcost
 from flows.engine.journal import FileJournal, of_type
 from flows.engine.roles import Wish
+from flows.engine.thresholds import Prices
 from tasks.contract import Mode
 from tasks.errors import BadInput, NotYet, RelightError
 
@@ -112,9 +113,8 @@ def _is_up() -> bool:
 
 
 def _drill(options: Drill, follow: Follow, say: Say, around: Around) -> report.Report:
-    launch.prepare(
-        options.system, options.runbook, options.mode, _vars(options)
-    )  # files are checked before anything is started
+    # files are checked before anything is started
+    costs = launch.prepare(options.system, options.runbook, options.mode, _vars(options)).loaded.system.cost_monitoring
     say("bringing up the lab: two sites, everything real")
     words = [*([] if options.synchronous else ["--async"]), *(["--prefect"] if options.prefect else [])]
     up = last_json(lab("up", "--json", *words))
@@ -132,7 +132,7 @@ def _drill(options: Drill, follow: Follow, say: Say, around: Around) -> report.R
     finally:
         lab("load", "stop")
     counted = last_json(lab("load", "count", "--json", "--acks", str(acks), "--since", started.isoformat()))
-    return record(result, counted)
+    return record(result, counted, costs.prices if costs else None)
 
 
 def _broken(options: Drill, follow: Follow, say: Say) -> tuple[datetime, report.Report]:
@@ -175,7 +175,7 @@ def _after(line: str, since: datetime) -> bool:
         return False  # the head of the file, or a line that is being written
 
 
-def record(result: report.Report, counted: dict[str, Any]) -> report.Report:
+def record(result: report.Report, counted: dict[str, Any], prices: Prices | None = None) -> report.Report:
     """Put what the clients counted into the run's journal, behind its end, and write the report again."""
     path = Path(result.journal.path)
     book = FileJournal(path)
@@ -190,7 +190,13 @@ def record(result: report.Report, counted: dict[str, Any]) -> report.Report:
     }
     try:
         book.append(
-            datetime.now(UTC), "measured", rpo={"database": rpo}, client_visible_s=visible, load=load, counted=counted
+            datetime.now(UTC),
+            "measured",
+            rpo={"database": rpo},
+            client_visible_s=visible,
+            load=load,
+            counted=counted,
+            cost=runcost.cost_of(result, prices).as_json(),
         )
     finally:
         book.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from flows.engine.system import LoadedSystem
@@ -31,6 +32,7 @@ class Components:
                 sites=tuple(system.sites),
                 clock=self._clock,
                 components=self,
+                folder=Path(self._loaded.document.file).resolve().parent,
             )
             cls = catalog.provider(system.components[name].provider)
             self._built[name] = cls(self._loaded.settings[name], around)

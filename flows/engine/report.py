@@ -232,6 +232,8 @@ def markdown(result: Report) -> str:
         load = result.measured["load"]
         out += ["", "## What the clients saw", "", "| " + " | ".join(load) + " |", "|" + "---|" * len(load)]
         out.append("| " + " | ".join(str(v) for v in load.values()) + " |")
+    if result.measured.get("cost"):
+        out += cost_lines(result.measured["cost"])
     out += ["", "## Steps", "", "| step | action | outcome | attempts | took | |", "|---|---|---|---|---|---|"]
     for s in result.steps:
         text = s.summary.replace("|", "\\|").replace("\n", " ")
@@ -240,3 +242,18 @@ def markdown(result: Report) -> str:
         )
     out += ["", f"Journal: {result.journal.records} records, SHA-256 of the last `{result.journal.head_sha256}`."]
     return "\n".join(out)
+
+
+def cost_lines(cost: dict[str, Any]) -> list[str]:
+    """What a run cost, for people; ``cost`` is ``runcost.RunCost.as_json``."""
+    total = "unknown" if cost["usd"] is None else f"{cost['usd']:.4f} USD"
+    out = ["", "## What it cost", "", f"In all: {total}."]
+    if not cost["lines"]:
+        return [*out, "", "It started no instances and copied nothing."]
+    out += ["", "| what | amount | USD | |", "|---|---|---|---|"]
+    for x in cost["lines"]:
+        amount = "unknown" if x["quantity"] is None else f"{x['quantity']:g} {x['unit']}"
+        usd = "unknown" if x["usd"] is None else f"{x['usd']:.4f}"
+        more = f"{x['goes_on_usd_h']:.4f} USD an hour until they are ended" if x["goes_on_usd_h"] else x["why"]
+        out.append(f"| {x['what']} | {amount} | {usd} | {more} |")
+    return out

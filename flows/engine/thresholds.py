@@ -104,6 +104,13 @@ class Alert(Strict):
     severity: Severity
 
 
+class Prices(Strict):
+    """US dollars: of an application instance an hour, of a GiB between sites. What is not given is unknown."""
+
+    instance_hour: float | None = Field(default=None, ge=0)
+    transfer_gib: float | None = Field(default=None, ge=0)
+
+
 class Monitoring(Strict):
     """``monitoring``, ``database_monitoring`` and ``cost_monitoring``.
 
@@ -112,9 +119,11 @@ class Monitoring(Strict):
         alerts: conditions over metrics.
         thresholds: name -> value, for conditions that compare with a name (``daily_cost > threshold``).
         recovery_without_standby: how long it would take to recover with nothing standing ready, for what that costs.
+        prices: what the cost of a run is computed from.
     """
 
     metrics: tuple[str, ...] = ()
     alerts: tuple[Alert, ...] = ()
     thresholds: dict[str, ThresholdText] = Field(default_factory=dict)
     recovery_without_standby: Duration | None = None
+    prices: Prices | None = None

@@ -126,7 +126,8 @@ class Ensure(_OnCapacity):
         count = int(observation.facts["wanted"])
         started_s = ctx.clock.monotonic()
         fleet = await _grow(ctx, self, count, count)
-        return {"ready_after": fleet.ready, "took_s": round(ctx.clock.monotonic() - started_s, 3)}
+        took_s = round(ctx.clock.monotonic() - started_s, 3)
+        return {"ready_after": fleet.ready, "running_before": _before(ctx, observation), "took_s": took_s}
 
     async def confirm(self, ctx: Context) -> Observation:
         if self.traffic is None:
@@ -213,6 +214,7 @@ class Replace(_OnCapacity):
         fleet = await _grow(ctx, self, limits.minimum, target)
         return {
             "ready_before": observation.facts["ready"],
+            "running_before": _before(ctx, observation),
             "ready_after": fleet.ready,
             "running_after": fleet.running,
         }
@@ -274,6 +276,12 @@ class Keep(Action):
 async def _live(provider: Capacity, site: str) -> Limits:
     """The group's own limits, where it has some; else those of the system file."""
     return await provider.live_limits(site) if isinstance(provider, Limited) else provider.limits(site)
+
+
+def _before(ctx: Context, observation: Observation) -> int:
+    """How many ran before this run first changed it, also where an earlier attempt did."""
+    first = ctx.intended[0] if ctx.intended else observation.facts
+    return int(first["running"])
 
 
 async def _grow(ctx: Context, part: _OnCapacity, ready: int, running: int | Callable[[Fleet], int]) -> Fleet:

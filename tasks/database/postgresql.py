@@ -10,13 +10,14 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
+from tasks.database._comparing import Comparing
 from tasks.database._inspected import Inspected
 from tasks.database._nodes import PostgresSettings
-from tasks.database._reviewing import Reviewing
+from tasks.database._updating import Updating
 from tasks.database._vacuuming import Vacuuming
 
 
-class PostgreSql(Inspected, Vacuuming, Reviewing):
+class PostgreSql(Inspected, Vacuuming, Comparing, Updating):
     """Fulfils every Protocol of ``protocol`` but ``Pooler``, and ``_sizes.Vacuumed`` and ``_workload.Reviewed``."""
 
     Settings: ClassVar[type[BaseModel]] = PostgresSettings

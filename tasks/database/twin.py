@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from tasks.contract import Surroundings
+from tasks.database._plans import Planning
 from tasks.database._pooler_twin import PoolerTwin
 from tasks.database._sizes import TableVacuum
 from tasks.database.protocol import (
@@ -251,7 +253,7 @@ class _Drained(_Told):
 
 
 class DatabaseTwin(_Drained):
-    """Fulfils ``Database``, ``Witnessed``, ``Drained``, ``Operated`` and ``Vacuumed``."""
+    """Fulfils ``Database``, ``Witnessed``, ``Drained``, ``Operated``, ``Vacuumed`` and ``Planned``."""
 
     async def standbys(self, node: str) -> tuple[Standby, ...]:
         def look() -> tuple[Standby, ...]:
@@ -294,6 +296,27 @@ class DatabaseTwin(_Drained):
             self._world.autovacuum[table] = (enabled, threshold)
 
         await self._sim.change(self._name, f"set_autovacuum {node} {table}", effect)
+
+    async def top_statements(self, node: str, most: int) -> tuple[str, ...]:
+        def look() -> tuple[str, ...]:
+            self._answering(node)
+            return ("SELECT $1",)
+
+        return await self._sim.read(self._name, f"top_statements {node}", look)
+
+    async def planning(self, node: str) -> Planning:
+        def look() -> Planning:
+            self._answering(node)
+            return Planning({}, (None, None))
+
+        return await self._sim.read(self._name, f"planning {node}", look)
+
+    async def plan(self, node: str, statement: str) -> dict[str, Any]:
+        def look() -> dict[str, Any]:
+            self._answering(node)
+            return {"Node Type": "Result"}
+
+        return await self._sim.read(self._name, f"plan {node}", look)
 
 
 class ServedTwin(_Drained, _Hosted):
