@@ -22,6 +22,9 @@ from tasks.metrics._promql import QUERIES, Query, span
 from tasks.metrics.protocol import CATALOGUE, Reading, Series, metric, unknown
 from tasks.quantities import Duration
 
+LEAST_SAMPLES = 4
+"""Within the time that a check looks back."""
+
 
 class PrometheusSettings(ApiSettings):
     """As in ``runbooks/lab/system.yaml``, component ``metrics``."""
@@ -72,16 +75,23 @@ class Prometheus:
         """The raw series that a metric is computed from; empty where the settings name none."""
         return self._query(name).samples
 
-    async def now(self, metric: str) -> tuple[Reading, ...]:
+    async def now(self, metric: str, over_s: float | None = None) -> tuple[Reading, ...]:
         sites = self._sites(metric)
         if _name(metric) not in self.metrics():
             return unknown(metric, sites, "not-measured", f"{self._around.component} has no query for {metric}")
-        query = self._query(metric)
+        query = self._query(metric, over_s)
         try:
-            values, ages = await asyncio.gather(self._api.vector(query.expr), self._ages(query.samples))
+            values, ages, few = await asyncio.gather(
+                self._api.vector(query.expr), self._ages(query.samples), self._few(query.samples, over_s)
+            )
         except Unreachable as e:
             return unknown(metric, sites, "no-answer", e.message, query.expr)
-        return tuple(self._reading(metric, query.expr, site, values, ages) for site in sites)
+        return tuple(
+            Reading(metric, site, "no-data", why=few[site], query=query.expr)
+            if site in few
+            else self._reading(metric, query.expr, site, values, ages)
+            for site in sites
+        )
 
     async def series(self, metric: str, window_s: float, step_s: float) -> tuple[Series, ...]:
         if not 0 < step_s <= window_s or window_s / step_s > 11_000:  # Prometheus' own limit of points
@@ -100,14 +110,19 @@ class Prometheus:
     def _sites(self, name: str) -> tuple[str, ...]:
         return ("",) if _name(name) in self._settings.whole_system else self._around.sites
 
-    def _query(self, name: str) -> Query:
+    def _query(self, name: str, over_s: float | None = None) -> Query:
         key = _name(name)
         query, default = self._settings.queries.get(key), QUERIES.get(key)
         if query is None and default is not None:
             query = default.model_copy(update={"expr": default.expr.replace("by (site", f"by ({self.site_label}")})
         if query is None:
             raise BadInput(f"{self._around.component} has no query for {name}; it has {', '.join(self.metrics())}")
-        window = span(self._settings.window)
+        if over_s is not None and "{window}" not in query.expr:
+            raise BadInput(
+                f"{self._around.component}: {name} is asked over {over_s:g} s, and its query has no {{window}}: it is of"
+                " a moment. Leave `over` out."
+            )
+        window = span(self._settings.window if over_s is None else over_s)
         return Query(expr=query.expr.replace("{window}", window), samples=query.samples)
 
     def _reading(
@@ -143,6 +158,24 @@ class Prometheus:
         for one in await self._api.vector(f"min by ({self._settings.site_label}) (timestamp({samples}))"):
             evaluated, at = float(one["value"][0]), float(one["value"][1])
             found[self._site_of(one)] = (at, max(0.0, evaluated - at))
+        return found
+
+    async def _few(self, samples: str, over_s: float | None) -> dict[str, str]:
+        """Site -> why ``over_s`` is too short there: its series have too few samples in it for a rate to mean much.
+
+        What counts is how often it is really scraped, so it is counted, by the site's longest series. The rule of at
+        least four is Prometheus' own (*rate()* of a range of four scrape intervals survives one that failed).
+        """
+        if over_s is None or not samples:
+            return {}
+        label, found = self._settings.site_label, dict[str, str]()
+        for one in await self._api.vector(f"max by ({label}) (count_over_time({samples}[{span(over_s)}]))"):
+            count = int(float(one["value"][1]))
+            if count < LEAST_SAMPLES:
+                found[self._site_of(one)] = (
+                    f"{count} samples in {over_s:g} s, and at least {LEAST_SAMPLES} are needed: it is scraped too"
+                    " seldom for so short a look back, or not for long enough"
+                )
         return found
 
     def _site_of(self, one: dict[str, Any]) -> str:

@@ -123,9 +123,12 @@ class Metrics(Protocol):
         """The metrics of the catalogue that it has a query for."""
         ...
 
-    async def now(self, metric: str) -> tuple[Reading, ...]:
+    async def now(self, metric: str, over_s: float | None = None) -> tuple[Reading, ...]:
         """One reading for each site of the system, the worst where a site has several. Never raises for a source that
         does not answer: that is the state ``no-answer`` of every reading. Raises Rejected for a query that it refuses.
+
+        ``over_s``: the value is of the last so many seconds and of nothing before; None: as the source is set up.
+        Raises BadInput where the source cannot look at so short a time, or the metric is of a moment.
         """
         ...
 
