@@ -81,6 +81,7 @@ def _break(server: Path, how: str) -> None:
 def link(site: str) -> Path:
     """The site's link, pointing to the first release, made anew. Returns the link."""
     release, current = make(FIRST), folder(site, "app") / "current"
+    shutil.copyfile(HERE / "locustfile.py", registry.home() / "locustfile.py")
     part = current.with_name("current.part")
     part.unlink(missing_ok=True)
     part.symlink_to(os.path.relpath(release, current.parent))

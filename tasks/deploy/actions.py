@@ -11,6 +11,7 @@ from tasks.catalog import action
 from tasks.contract import ComponentParam, Context, Facts, Observation, SiteParam, Undoable
 from tasks.deploy._canary import Judge, Trial
 from tasks.deploy._compare import must_have_scipy
+from tasks.deploy._load import LoadTest
 from tasks.deploy._roll import Balanced, Patience, Site, left_over
 from tasks.deploy._turns import Seen
 from tasks.deploy.protocol import Releases
@@ -19,6 +20,8 @@ from tasks.metrics.protocol import Requests
 from tasks.quantities import Duration, Percent, show_duration
 from tasks.traffic._pool import Pool, confirmed
 from tasks.traffic.protocol import Balancer
+
+__all__ = ["Canary", "LoadTest", "Rolling"]
 
 
 class _AtSite(Undoable):

@@ -33,7 +33,7 @@ async def few(api: Api, label: str, samples: str, over_s: float | None) -> dict[
         count = int(float(one["value"][1]))
         if count < LEAST_SAMPLES:
             found[str(one["metric"].get(label, ""))] = (
-                f"{count} samples in {over_s:g} s, and at least {LEAST_SAMPLES} are needed: it is scraped too seldom for"
-                " so short a look back, or not for long enough"
+                f"{count} samples in {over_s:g} s, and at least {LEAST_SAMPLES} are needed: it is scraped too seldom"
+                " for so short a look back, or not for long enough"
             )
     return found
