@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,6 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import RELIGHT
+
+from tasks.clock import LoopClock
+from tasks.contract import Surroundings
+from tasks.deploy.locust import Locust, LocustSettings
+from tasks.deploy.protocol import Load
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 NET = {"west": "127.0.1", "east": "127.0.2"}
@@ -231,10 +237,31 @@ def test_a_release_that_gets_slow_when_all_are_on_it_goes_back_everywhere(old, b
 
 
 def rolled(lab):
-    """The newest run has replaced every server."""
-    journal = max(Path(lab.env["RELIGHT_STATE"]).glob("runs/*/journal.jsonl"), key=lambda p: p.stat().st_mtime)
-    ended = [line for line in journal.read_text().splitlines() if line.endswith("}") and '"outcome":"done"' in line]
-    return any('"step":"active"' in line and "late" in line for line in ended)
+    """The run has every server of the active site on the release."""
+    journals = Path(lab.env["RELIGHT_STATE"]).glob("runs/*/journal.jsonl")
+    lines = [line for journal in journals for line in journal.read_text().splitlines()]
+    return any(all(s in line for s in ('"step":"active"', '"outcome":"done"', '"late"')) for line in lines)
+
+
+def test_a_load_test_that_is_given_up_leaves_no_load_behind(old):
+    async def go():
+        around = Surroundings("lab", "load", ("east",), LoopClock(), lambda name: name)
+        file = str(old.home() / "locustfile.py")
+        settings = LocustSettings(file=file, sites={"east": "http://127.0.2.10:8080"})
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(Locust(settings, around).run("east", Load(1, 60)), 3)
+        return file
+
+    file = asyncio.run(go()).encode()
+    commands = [_command(p) for p in Path("/proc").glob("[0-9]*/cmdline")]
+    assert not [c for c in commands if b"locust" in c and file in c]
+
+
+def _command(path):
+    try:
+        return path.read_bytes()
+    except OSError:  # it ended
+        return b""
 
 
 def test_an_update_whose_engine_is_killed_is_resumed(old, tmp_path, until):
