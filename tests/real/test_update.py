@@ -58,8 +58,8 @@ steps:
     on_failure: undo
   - id: active-latency
     action: metrics.within
-    with: {metric: request_latency, below: 1s, site: active, for: 10s, over: 10s}
-    timeout: 45s
+    with: {metric: request_latency, below: 1s, site: active, for: 8s, over: 8s}
+    timeout: 30s
     on_failure: undo
 """
 LOAD = """\
