@@ -185,7 +185,8 @@ class Action(BaseModel):
     async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
         """Make the goal state true. Repeating it is safe. Checks identity and role of what it changes first.
 
-        Returns facts that only the doing can tell (when, how); the runner merges them into the step's own.
+        Returns facts that only the doing can tell (when, how); the runner merges them into the step's own. One of them,
+        ``said``, is a line for people: it goes before what ``confirm`` found in the step's summary.
         """
         raise NotImplementedError
 

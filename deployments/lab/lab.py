@@ -1,7 +1,7 @@
 """The lab: the reference system of the scaling plan on this machine, two sites on loopback addresses.
 
 lab.py up [--async] [--no-monitoring] [--prefect] [--json]
-lab.py down | status [--json] | reload SITE | check | release VERSION [--broken errors|unready|slow]
+lab.py down | status [--json] | reload SITE | check | release VERSION [--broken errors|flaky|late|slow|sluggish|unready]
 lab.py install
 lab.py fault NAME | fault list | heal … | load …
 """

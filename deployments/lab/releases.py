@@ -22,6 +22,21 @@ _READY, _WRITE = "await database.answers();", "const { n, client, payload } = aw
 BROKEN = {
     "unready": (_READY, "throw new Error('broken: this release never gets ready');"),
     "errors": (_WRITE, _WRITE + "\n      if (n % 2) throw new Error('broken: this release fails every second write');"),
+    "flaky": (
+        _WRITE,
+        _WRITE
+        + "\n      metrics.writes = (metrics.writes || 0) + 1;"
+        + "\n      if (metrics.writes % 50 === 0) throw new Error('broken: this release fails 2 % of the writes');",
+    ),
+    # every write waits a little: below all thresholds, and much more than with the release before
+    "sluggish": (_WRITE, _WRITE + "\n      await new Promise((resolve) => { setTimeout(resolve, 250); });"),
+    # from the moment on at which there is a file SLOW beside it: so a rehearsal says when
+    "late": (
+        _WRITE,
+        _WRITE
+        + "\n      if (require('node:fs').existsSync(`${__dirname}/SLOW`))"
+        + " await new Promise((resolve) => { setTimeout(resolve, 1200); });",
+    ),
     # as with a leak: what no check of a fresh server finds, and real load does within a second
     "slow": (
         _WRITE,
@@ -66,6 +81,7 @@ def _break(server: Path, how: str) -> None:
 def link(site: str) -> Path:
     """The site's link, pointing to the first release, made anew. Returns the link."""
     release, current = make(FIRST), folder(site, "app") / "current"
+    shutil.copyfile(HERE / "locustfile.py", registry.home() / "locustfile.py")
     part = current.with_name("current.part")
     part.unlink(missing_ok=True)
     part.symlink_to(os.path.relpath(release, current.parent))

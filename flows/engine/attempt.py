@@ -160,12 +160,15 @@ class Attempt:
                 self.intend(seen)
                 ctx.guard()
             self.stage = "apply"
-            measured = await action.apply(ctx, seen)
+            measured = dict(await action.apply(ctx, seen) or {})
         else:
-            measured = None
+            measured = {}
         self.stage = "confirm"
         confirmed = await action.confirm(ctx)
-        facts = {**(self.before or {}), **seen.facts, **(measured or {}), **confirmed.facts}
+        said = measured.pop("said", None)
+        if said is not None:
+            confirmed = confirmed.model_copy(update={"summary": f"{said}; {confirmed.summary}"})
+        facts = {**(self.before or {}), **seen.facts, **measured, **confirmed.facts}
         if not confirmed.holds:
             raise NotYet(f"{action.name} was applied, and reading it back says: {confirmed.summary}", **facts)
         return "done", confirmed.model_copy(update={"facts": facts})

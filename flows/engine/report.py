@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ class Report(_Part):
     phases: dict[str, float | None]
     steps: list[StepResult]
     measured: dict[str, Any]
+    put_back_after_s: float | None = None
+    """How long it took until every step was put back, from the decision to go back; None: nothing was put back."""
     events: list[dict[str, Any]]
     journal: JournalRef
 
@@ -148,6 +151,7 @@ def from_records(records: tuple[Record, ...], where: JournalRef) -> Report:
         phases=objectives.phases(records),
         steps=steps,
         measured=measured,
+        put_back_after_s=_put_back_after_s(records),
         events=[{k: r[k] for k in ("at", "component", "fraction", "elapsed_s")} for r in of_type(records, "objective")],
         journal=where,
     )
@@ -162,6 +166,14 @@ def _rto(head: Record, records: tuple[Record, ...]) -> dict[str, RtoResult]:
         met = actual <= rto_s if actual is not None else False if component in meant else None
         found[component] = RtoResult(rto_s=rto_s, actual_s=actual, met=met)
     return found
+
+
+def _put_back_after_s(records: tuple[Record, ...]) -> float | None:
+    began = next((r["at"] for r in of_type(records, "undo_started")), None)
+    ended = [r["at"] for r in of_type(records, "outcome") if r["outcome"] == "undone"]
+    if began is None or not ended:
+        return None
+    return round((datetime.fromisoformat(ended[-1]) - datetime.fromisoformat(began)).total_seconds(), 3)
 
 
 def _rpo(head: Record, records: tuple[Record, ...]) -> dict[str, RpoResult]:
@@ -206,6 +218,8 @@ def markdown(result: Report) -> str:
         out += ["", f"{said} What that did and measured is in its own journal, on that machine."]
     if result.reason:
         out += ["", f"**Why:** {result.reason}"]
+    if result.put_back_after_s is not None:
+        out += ["", f"**Time to restore:** everything was put back within {seconds(result.put_back_after_s)}."]
     if result.waivers:
         out += ["", "**Waived:** " + "; ".join(f"{k}: {v}" for k, v in result.waivers.items())]
     out += ["", "## Recovery time", "", "| component | objective | actual | |", "|---|---|---|---|"]

@@ -192,9 +192,7 @@ def report_view(report: Report) -> Group:
         f"({report.mode}) {roles.get('failed')} → {roles.get('target')}: ",
         verdict,
     )
-    parts: list[Any] = [head, Text(f"run {report.run_id}", "dim")]
-    if report.reason:
-        parts.append(Text(f"why: {report.reason}", "red" if report.exit_code else ""))
+    parts: list[Any] = [head, Text(f"run {report.run_id}", "dim"), *_why(report)]
     rto = Table(title="Recovery time", title_justify="left")
     for name in ("component", "objective", "actual", ""):
         rto.add_column(name)
@@ -259,6 +257,13 @@ def going_back_view(ahead: Outlook) -> Group:
         stays = f"; stays as it is: {', '.join(ahead.would_stay)}" if ahead.would_stay else ""
         parts.append(Text(f"Going back would put back: {back}{stays}."))
     return Group(*parts)
+
+
+def _why(report: Report) -> list[Text]:
+    said = [Text(f"why: {report.reason}", "red" if report.exit_code else "")] if report.reason else []
+    if report.put_back_after_s is not None:
+        said.append(Text(f"time to restore: everything was put back within {seconds(report.put_back_after_s)}"))
+    return said
 
 
 def _steps(report: Report) -> Table:

@@ -9,6 +9,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, model_validator
 
 from tasks.capacity._elastic import Policy, Quota, RefreshAll
+from tasks.capacity._relief import Relieve
 from tasks.capacity.protocol import Capacity, Elastic, Instance, Limited, Limits
 from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, SiteParam, Undoable
@@ -17,7 +18,7 @@ from tasks.quantities import Duration, show_duration
 from tasks.traffic.protocol import Balancer
 from tasks.waiting import until
 
-__all__ = ["Ensure", "Policy", "Quota", "RefreshAll", "Replace"]
+__all__ = ["Ensure", "Policy", "Quota", "RefreshAll", "Relieve", "Replace"]
 
 
 class Fleet(NamedTuple):

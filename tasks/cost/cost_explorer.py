@@ -173,7 +173,7 @@ class CostExplorer:
     def metrics(self) -> tuple[str, ...]:
         return tuple(METRICS)
 
-    async def now(self, metric: str) -> tuple[Reading, ...]:
+    async def now(self, metric: str, over_s: float | None = None) -> tuple[Reading, ...]:
         """Of the whole system, the last whole day for which there is a bill; older than two days is too old."""
         query = f"GetCostAndUsage, {self._settings.system_tag}={self._around.system}, {METRICS[metric] or 'all'}"
         try:

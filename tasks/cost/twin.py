@@ -30,7 +30,7 @@ class CostTwin:
     def metrics(self) -> tuple[str, ...]:
         return tuple(m.name for m in CATALOGUE.values() if m.domain == "cost")
 
-    async def now(self, metric: str) -> tuple[Reading, ...]:
+    async def now(self, metric: str, over_s: float | None = None) -> tuple[Reading, ...]:
         nothing = unknown(metric, ("",), "no-data", "nothing is billed in a simulated world")
         return await self._sim.read(self._name, f"now {metric}", lambda: nothing, lambda _why: nothing)
 

@@ -44,6 +44,10 @@ class Balanced:
         """Balancer -> server of this site -> admin state."""
         return {p.site: {s.name: s.admin for s in await p.servers() if s.site == self.site} for p in self.pools}
 
+    async def weights(self) -> dict[str, dict[str, int]]:
+        """Balancer -> server of this site -> weight."""
+        return {p.site: {s.name: s.weight for s in await p.servers() if s.site == self.site} for p in self.pools}
+
     async def out(self, name: str) -> None:
         """No new requests to it anywhere, and the open ones have ended. Somebody else serves in its place first."""
         for pool in self.pools:

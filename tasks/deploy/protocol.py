@@ -38,3 +38,34 @@ class Releases(Protocol):
     async def ask(self, address: str) -> Answer:
         """What the instance at ``host:port`` says; one that does not answer is not ready. Never raises for it."""
         ...
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much: ``users`` at the same time, for so many seconds."""
+
+    users: int
+    for_s: float
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a load test measured. ``p95_s`` None: nothing was answered. ``by_name``: request -> count and failures."""
+
+    requests: int
+    failures: int
+    p95_s: float | None
+    by_name: dict[str, tuple[int, int]]
+
+
+@runtime_checkable
+class LoadTests(Protocol):
+    """What makes load against a site."""
+
+    async def target(self, site: str) -> str:
+        """Its URL. Raises BadInput for none, SafetyRefusal for one outside the networks that load may go to."""
+        ...
+
+    async def run(self, site: str, load: Load) -> Loaded:
+        """Raises as ``target``; NotYet where it did not end in time, Rejected where it could not be run."""
+        ...

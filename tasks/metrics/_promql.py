@@ -6,7 +6,13 @@ the result of an expression always carries the time of its evaluation, so how ol
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
+
+from tasks.metrics.protocol import Served
 
 
 class Query(BaseModel):
@@ -16,6 +22,42 @@ class Query(BaseModel):
 
     expr: str
     samples: str = ""
+
+
+class Requests(BaseModel):
+    """``buckets``: selector of a histogram (classic buckets, seconds) of clients' requests that has a label with the
+    HTTP status; ``server``: the label whose value is the name of the server in the balancers and in ``capacity``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    buckets: str = 'http_request_duration_seconds_bucket{job="app",route!~"/healthz|/readyz|/metrics|/vantage"}'
+    server: str = "app"
+    status: str = "status"
+
+    def expr(self, site_label: str, site: str) -> str:
+        """Counts by server, status and bucket."""
+        within = f'{self.buckets.rstrip().removesuffix("}")},{site_label}="{site}"}}'
+        return f"sum by ({self.server}, {self.status}, le) ({within})"
+
+
+def tallied(vector: Iterable[Any], names: Requests) -> dict[str, Served]:
+    """The result of ``Requests.expr`` by server."""
+    below: dict[str, dict[float, int]] = defaultdict(lambda: defaultdict(int))
+    errors: dict[str, int] = defaultdict(int)
+    for one in vector:
+        labels, count = one["metric"], int(float(one["value"][1]))
+        server, bound = str(labels.get(names.server, "")), float(labels["le"])
+        below[server][bound] += count
+        if bound == float("inf") and str(labels.get(names.status, "")).startswith("5"):
+            errors[server] += count
+    found = {}
+    for server, buckets in below.items():
+        bounds = tuple(sorted(buckets))
+        upto = [buckets[b] for b in bounds]
+        counts = tuple(n - before for n, before in zip(upto, [0, *upto], strict=False))
+        found[server] = Served(upto[-1], errors[server], bounds, counts)
+    return found
 
 
 def span(seconds: float) -> str:

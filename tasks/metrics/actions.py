@@ -18,6 +18,7 @@ from tasks.waiting import until
 class Within(Action):
     """A metric of a site stays below a threshold for a time. What is unknown (no data, stale, no answer) is not below.
 
+    Right after a change say ``over``: a rate or quantile over the source's own window is still mostly of before it.
     ``observe`` looks once, and never holds: only the step itself, which looks until the value was below for the whole
     time without a break, can tell.
     """
@@ -29,6 +30,11 @@ class Within(Action):
     below: ThresholdText = Field(description="In the metric's own unit: 85%, 1000ms, 60s, a bare number.")
     site: Annotated[str, SiteParam()] = Field(default="target", description="Whose value.")
     for_: Duration = Field(default=10.0, alias="for", description="How long it must hold without a break.")
+    over: Duration | None = Field(
+        default=None,
+        gt=0,
+        description="How far back each look reaches; the source's own where none is given. At most as long as for.",
+    )
     every: Duration = Field(default=1.0, gt=0, description="How often to look.")
     component: Annotated[str, ComponentParam("metrics")] = "metrics"
 
@@ -41,6 +47,11 @@ class Within(Action):
             raise ValueError("below needs a number with its unit, not a name")
         if self.below.unit != (found.unit if found.unit in ("%", "s") else ""):
             raise ValueError(f"{self.metric} is measured in {found.unit or 'a bare number'}; {self.below} is not")
+        if self.over is not None and self.over > self.for_:
+            raise ValueError(
+                f"over ({show_duration(self.over)}) is longer than for ({show_duration(self.for_)}): the last look"
+                " would still reach back to before this check began, and what was then would dilute what is now"
+            )
         return self
 
     def least_timeout_s(self) -> float:
@@ -79,7 +90,7 @@ class Within(Action):
 
     async def _look(self, ctx: Context) -> Reading:
         site = ctx.site(self.site)
-        readings = await ctx.component(self.component, Metrics).now(self.metric)
+        readings = await ctx.component(self.component, Metrics).now(self.metric, self.over)
         mine = [r for r in readings if r.site in (site, "")]
         return mine[0] if mine else Reading(self.metric, site, "no-data", why=f"the source knows no site {site}")
 

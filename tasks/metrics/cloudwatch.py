@@ -61,8 +61,15 @@ class CloudWatch:
     def metrics(self) -> tuple[str, ...]:
         return tuple(n for n in CATALOGUE if any(n in f for f in self._formulas.values()))
 
-    async def now(self, metric: str) -> tuple[Reading, ...]:
-        return tuple(await asyncio.gather(*(self._now(metric, site) for site in self._around.sites)))
+    async def now(self, metric: str, over_s: float | None = None) -> tuple[Reading, ...]:
+        """``over_s``: the newest period that began within it, so nothing from before is in the value."""
+        period_s = self._settings.period
+        if over_s is not None and over_s < 2 * period_s:
+            raise BadInput(
+                f"{self._around.component}: {metric} is asked over {over_s:g} s, and its period is {period_s} s. Only"
+                f" from {2 * period_s} s on there is always a whole period within the time: raise `over` and `for`."
+            )
+        return tuple(await asyncio.gather(*(self._now(metric, site, over_s) for site in self._around.sites)))
 
     async def series(self, metric: str, window_s: float, step_s: float) -> tuple[Series, ...]:
         period_s = max(self._settings.period, 60 * round(step_s / 60))
@@ -78,7 +85,7 @@ class CloudWatch:
         known = metric(name)
         return self._formulas.get(site, {}).get(known.name if known else name)
 
-    async def _now(self, name: str, site: str) -> Reading:
+    async def _now(self, name: str, site: str, over_s: float | None = None) -> Reading:
         formula, period_s = self._formula(name, site), self._settings.period
         if formula is None:
             return unknown(name, (site,), "not-measured", f"{self._around.component} has no formula for it at {site}")[
@@ -94,6 +101,9 @@ class CloudWatch:
             why = "CloudWatch has no sample of every part of it"
             return unknown(name, (site,), "no-data", why, query)[0]
         at = max(samples)
+        if over_s is not None and at < self._around.clock.utc() - timedelta(seconds=over_s):
+            why = f"no period of {period_s} s that began in the last {over_s:g} s has a sample yet"
+            return Reading(name, site, "no-data", at=at, why=why, query=query)
         age_s = max(0.0, (self._around.clock.utc() - at).total_seconds() - period_s)
         if age_s > self._settings.stale_after:
             why = f"its newest sample is {age_s:.0f} s old, more than {self._settings.stale_after:g} s"

@@ -18,8 +18,9 @@ from pydantic import BaseModel, Field, field_validator
 from tasks.contract import Surroundings
 from tasks.errors import BadInput, Unreachable
 from tasks.metrics._prometheus_api import Api, ApiSettings
-from tasks.metrics._promql import QUERIES, Query, span
-from tasks.metrics.protocol import CATALOGUE, Reading, Series, metric, unknown
+from tasks.metrics._promql import QUERIES, Query, Requests, span, tallied
+from tasks.metrics._samples import ages, few
+from tasks.metrics.protocol import CATALOGUE, Reading, Series, Served, metric, unknown
 from tasks.quantities import Duration
 
 
@@ -33,6 +34,8 @@ class PrometheusSettings(ApiSettings):
     site_label: str = Field(default="site", pattern=r"^[A-Za-z_]\w*$")
     whole_system: tuple[str, ...] = ()
     """Metrics whose query gives one value without a site."""
+    requests: Requests = Requests()
+    """How the servers of a site are told apart."""
     queries: dict[str, Query] = Field(default_factory=dict)
     """Metric -> query, in place of the default or beside it."""
 
@@ -72,16 +75,25 @@ class Prometheus:
         """The raw series that a metric is computed from; empty where the settings name none."""
         return self._query(name).samples
 
-    async def now(self, metric: str) -> tuple[Reading, ...]:
+    async def now(self, metric: str, over_s: float | None = None) -> tuple[Reading, ...]:
         sites = self._sites(metric)
         if _name(metric) not in self.metrics():
             return unknown(metric, sites, "not-measured", f"{self._around.component} has no query for {metric}")
-        query = self._query(metric)
+        query, label = self._query(metric, over_s), self._settings.site_label
         try:
-            values, ages = await asyncio.gather(self._api.vector(query.expr), self._ages(query.samples))
+            values, aged, short = await asyncio.gather(
+                self._api.vector(query.expr),
+                ages(self._api, label, query.samples),
+                few(self._api, label, query.samples, over_s),
+            )
         except Unreachable as e:
             return unknown(metric, sites, "no-answer", e.message, query.expr)
-        return tuple(self._reading(metric, query.expr, site, values, ages) for site in sites)
+        return tuple(
+            Reading(metric, site, "no-data", why=short[site], query=query.expr)
+            if site in short
+            else self._reading(metric, query.expr, site, values, aged)
+            for site in sites
+        )
 
     async def series(self, metric: str, window_s: float, step_s: float) -> tuple[Series, ...]:
         if not 0 < step_s <= window_s or window_s / step_s > 11_000:  # Prometheus' own limit of points
@@ -97,31 +109,43 @@ class Prometheus:
                 found.append(Series(metric, self._site_of(one), good, step_s))
         return tuple(found)
 
+    async def served(self, site: str) -> dict[str, Served]:
+        """Fulfils ``tasks.metrics.protocol.Requests``. One query, so that all of it is of one moment."""
+        return tallied(
+            await self._api.vector(self._settings.requests.expr(self._settings.site_label, site)),
+            self._settings.requests,
+        )
+
     def _sites(self, name: str) -> tuple[str, ...]:
         return ("",) if _name(name) in self._settings.whole_system else self._around.sites
 
-    def _query(self, name: str) -> Query:
+    def _query(self, name: str, over_s: float | None = None) -> Query:
         key = _name(name)
         query, default = self._settings.queries.get(key), QUERIES.get(key)
         if query is None and default is not None:
             query = default.model_copy(update={"expr": default.expr.replace("by (site", f"by ({self.site_label}")})
         if query is None:
             raise BadInput(f"{self._around.component} has no query for {name}; it has {', '.join(self.metrics())}")
-        window = span(self._settings.window)
+        if over_s is not None and "{window}" not in query.expr:
+            raise BadInput(
+                f"{self._around.component}: {name} is asked over {over_s:g} s, and its query has no {{window}}: it is"
+                " of a moment. Leave `over` out."
+            )
+        window = span(self._settings.window if over_s is None else over_s)
         return Query(expr=query.expr.replace("{window}", window), samples=query.samples)
 
     def _reading(
-        self, name: str, expr: str, site: str, values: list[Any], ages: dict[str, tuple[float, float]] | None
+        self, name: str, expr: str, site: str, values: list[Any], aged: dict[str, tuple[float, float]] | None
     ) -> Reading:
         mine = [v for v in values if self._site_of(v) == site]
-        at_s, age_s = (ages or {}).get(site, (None, None))
-        if not site and ages:
-            at_s, age_s = max(ages.values(), key=lambda pair: pair[1])  # of the whole: the oldest of all sites
+        at_s, age_s = (aged or {}).get(site, (None, None))
+        if not site and aged:
+            at_s, age_s = max(aged.values(), key=lambda pair: pair[1])  # of the whole: the oldest of all sites
         at = None if at_s is None else datetime.fromtimestamp(at_s, UTC)
         if not mine:
             why = f"Prometheus has no value for {site or 'the system'}: no target answers, or nothing exports it"
             return Reading(name, site, "no-data", at=at, age_s=age_s, why=why, query=expr)
-        if ages is not None and age_s is None:
+        if aged is not None and age_s is None:
             why = "Prometheus has a value, and none of the series that say how old it is: set samples of its query"
             return Reading(name, site, "stale", why=why, query=expr)
         if age_s is not None and age_s > self._settings.stale_after:
@@ -134,16 +158,6 @@ class Prometheus:
         value, worst = max(numbers, key=lambda pair: pair[0])
         subject = ",".join(f"{k}={v}" for k, v in sorted(worst["metric"].items()) if k != self._settings.site_label)
         return Reading(name, site, "ok", value, at, age_s, subject, query=expr)
-
-    async def _ages(self, samples: str) -> dict[str, tuple[float, float]] | None:
-        """Site -> (time of the oldest sample, its age), by Prometheus' clock. None where no samples are named."""
-        if not samples:
-            return None
-        found: dict[str, tuple[float, float]] = {}
-        for one in await self._api.vector(f"min by ({self._settings.site_label}) (timestamp({samples}))"):
-            evaluated, at = float(one["value"][0]), float(one["value"][1])
-            found[self._site_of(one)] = (at, max(0.0, evaluated - at))
-        return found
 
     def _site_of(self, one: dict[str, Any]) -> str:
         return str(one["metric"].get(self._settings.site_label, ""))

@@ -123,9 +123,12 @@ class Metrics(Protocol):
         """The metrics of the catalogue that it has a query for."""
         ...
 
-    async def now(self, metric: str) -> tuple[Reading, ...]:
+    async def now(self, metric: str, over_s: float | None = None) -> tuple[Reading, ...]:
         """One reading for each site of the system, the worst where a site has several. Never raises for a source that
         does not answer: that is the state ``no-answer`` of every reading. Raises Rejected for a query that it refuses.
+
+        ``over_s``: the value is of the last so many seconds and of nothing before; None: as the source is set up.
+        Raises BadInput where the source cannot look at so short a time, or the metric is of a moment.
         """
         ...
 
@@ -137,3 +140,48 @@ class Metrics(Protocol):
 def unknown(name: str, sites: tuple[str, ...], state: State, why: str, query: str = "") -> tuple[Reading, ...]:
     """The same unknown for each site."""
     return tuple(Reading(name, site, state, why=why, query=query) for site in sites)
+
+
+@dataclass(frozen=True)
+class Served:
+    """Clients' requests that one server answered, by how long each took; health checks and scrapes are none.
+
+    ``bounds``: upper bounds of the buckets in seconds, ascending, the last one infinite; ``counts``: in each of them.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    bounds: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    def since(self, before: Served) -> Served:
+        """What came after ``before``. Counters that fell begin anew with a restart of the server, at 0."""
+        if before.bounds != self.bounds or any(now < was for now, was in zip(self.counts, before.counts, strict=True)):
+            return self
+        counts = tuple(now - was for now, was in zip(self.counts, before.counts, strict=True))
+        return Served(self.requests - before.requests, max(0, self.errors - before.errors), self.bounds, counts)
+
+    def plus(self, other: Served) -> Served:
+        """Both together. Raises ValueError for other buckets: they cannot be added."""
+        if not self.bounds:
+            return other
+        counts = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
+        return Served(self.requests + other.requests, self.errors + other.errors, self.bounds, counts)
+
+    def within_s(self, share: float) -> float:
+        """The bound below which ``share`` of the requests took; infinity where that is the last bucket."""
+        seen = 0
+        for bound, count in zip(self.bounds, self.counts, strict=True):
+            seen += count
+            if seen >= share * self.requests:
+                return bound
+        return float("inf")
+
+
+@runtime_checkable
+class Requests(Protocol):
+    """A source that can tell the servers of a site apart."""
+
+    async def served(self, site: str) -> dict[str, Served]:
+        """Server -> what it answered since its start, all at the same moment. Raises Unreachable, Rejected."""
+        ...

@@ -23,7 +23,7 @@ class MetricsTwin:
     def metrics(self) -> tuple[str, ...]:
         return self._real.metrics()
 
-    async def now(self, metric: str) -> tuple[Reading, ...]:
+    async def now(self, metric: str, over_s: float | None = None) -> tuple[Reading, ...]:
         sites = self._around.sites
 
         def look() -> tuple[Reading, ...]:

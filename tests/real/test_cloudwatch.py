@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 
 from tasks.clock import LoopClock
 from tasks.contract import Surroundings
-from tasks.errors import SafetyRefusal
+from tasks.errors import BadInput, SafetyRefusal
 from tasks.metrics._alarms import Alarm
 from tasks.metrics.cloudwatch import CloudWatch, CloudWatchSettings
 
@@ -144,6 +144,15 @@ def test_a_part_that_is_missing_is_no_data_and_not_a_smaller_sum(aws):
     assert now("network_traffic")["north"].state == "no-data"
     put(aws["us-east-1"], "AWS/EC2", "NetworkOut", GROUP, {2: 6000.0})
     assert now("network_traffic")["north"].value == 200.0
+
+
+def test_a_check_looks_back_only_as_far_as_it_says_and_no_shorter_than_the_period_allows(aws):
+    put(aws["us-east-1"], "AWS/EC2", "CPUUtilization", GROUP, {4: 40.0})
+    assert ask(lambda source: source.now("cpu_usage", 600))[0].value == 40.0
+    before = ask(lambda source: source.now("cpu_usage", 180))[0]
+    assert (before.state, before.value) == ("no-data", None)
+    with pytest.raises(BadInput, match="its period is 60 s"):
+        ask(lambda source: source.now("cpu_usage", 90))
 
 
 def test_a_window_is_read_over_every_page(aws):

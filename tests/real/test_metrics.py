@@ -17,7 +17,7 @@ from hanging import hang
 from flows.engine import places, system
 from tasks.clock import LoopClock
 from tasks.contract import Context, RunInfo, Surroundings
-from tasks.errors import NotYet, Rejected, Unreachable
+from tasks.errors import BadInput, NotYet, Rejected, Unreachable
 from tasks.metrics.actions import Within
 from tasks.metrics.prometheus import Prometheus, PrometheusSettings
 
@@ -43,11 +43,11 @@ def provider(**settings):
     return Prometheus(PrometheusSettings(**{"url": URL, "timeout": "2s", **settings}), around)
 
 
-def now(metric, **settings):
+def now(metric, over_s=None, **settings):
     async def ask():
         source = provider(**settings)
         try:
-            return {r.site: r for r in await source.now(metric)}
+            return {r.site: r for r in await source.now(metric, over_s)}
         finally:
             await source.aclose()
 
@@ -105,6 +105,15 @@ def test_a_sample_that_is_too_old_is_unknown(measured, until):
     assert not reading.known
     assert reading.value is None
     assert "old" in reading.why
+
+
+def test_a_check_looks_back_as_far_as_it_says_and_tells_where_that_is_scraped_too_seldom(measured, until):
+    assert until(lambda: (r := now("request_latency", 10)["west"]).known and r).query.count("[10s]") == 1
+    few = now("request_latency", 2)["west"]  # scraped every second
+    assert (few.state, few.value) == ("no-data", None)
+    assert "scraped too seldom" in few.why
+    with pytest.raises(BadInput, match="of a moment"):
+        now("concurrent_users", 10)
 
 
 def test_nan_and_nothing_are_unknown_and_never_zero(measured):

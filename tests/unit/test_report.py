@@ -73,6 +73,8 @@ def test_undone_is_no_success(kit):
     played = kit.play(plan, kit.World(script={"apply b": ["refuse"]}))
     result = report.from_records(played.records, WHERE)
     assert (result.verdict, result.exit_code) == ("undone", 1)
+    assert result.put_back_after_s is not None
+    assert "Time to restore" in report.markdown(result)
     assert result.steps[1].error["message"] == "apply b: refuse"
 
 
