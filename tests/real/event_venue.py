@@ -7,7 +7,6 @@ A load balancer's name is its address here (``127.0.10.10.``), so that nobody ne
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pwd
 import signal
@@ -118,15 +117,16 @@ class Account:
         for site, region in REGIONS.items():
             s3 = self.server.client("s3", region)
             s3.create_bucket(Bucket=f"venue-{site}", CreateBucketConfiguration={"LocationConstraint": region})
-            with contextlib.suppress(s3.exceptions.ClientError):  # moto keeps tags beyond a reset
-                s3.delete_bucket_tagging(Bucket=f"venue-{site}")
+            s3.put_bucket_tagging(Bucket=f"venue-{site}", Tagging={"TagSet": TAG})
             s3.put_object(Bucket=f"venue-{site}", Key="poster.png", Body=b"poster")
         self.copied("west", "east")
 
     def copied(self, source: str, to: str) -> None:
         """What a copier does: the bucket is tagged as a copy, and says up to when it is complete."""
         s3 = self.server.client("s3", REGIONS[to])
-        s3.put_bucket_tagging(Bucket=f"venue-{to}", Tagging={"TagSet": [{"Key": "relight-source", "Value": source}]})
+        s3.put_bucket_tagging(
+            Bucket=f"venue-{to}", Tagging={"TagSet": [*TAG, {"Key": "relight-source", "Value": source}]}
+        )
         now = datetime.now(UTC).isoformat()
         s3.put_object(Bucket=f"venue-{to}", Key=f"relight-probe/copied-from-{source}", Body=now.encode())
 
