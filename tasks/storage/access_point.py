@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tasks.aws import Account, Aws
 from tasks.contract import Surroundings
 from tasks.errors import BadInput, Contradiction, EffectUnknown, NotYet, RelightError, Unreachable
+from tasks.manual import Command, aws
 
 T = TypeVar("T")
 CONTROL = ("us-east-1", "us-west-2", "ap-southeast-2", "ap-northeast-1", "eu-west-1")
@@ -106,6 +107,26 @@ class AccessPoint:
             lambda c: c.submit_multi_region_access_point_routes(**self._who, RouteUpdates=updates),
             changes=True,
         )
+
+    def route_lines(self, site: str) -> list[Command]:
+        """See ``tasks.storage.manual.RoutesByHand``."""
+        dials = [
+            f"Bucket={r.bucket},Region={r.region},TrafficDialPercentage={100 if s == site else 0}"
+            for s, r in self._settings.sites.items()
+        ]
+        regions, words = (
+            self._settings.control_regions,
+            ("--account-id", self._who["AccountId"], "--mrap", self._settings.arn),
+        )
+        submit = ("s3control", "submit-multi-region-access-point-routes", *words, "--route-updates", *dials)
+        get = ("s3control", "get-multi-region-access-point-routes", *words, "--output", "text")
+        others = f"Without an answer, any other of these regions: {', '.join(regions[1:])}."
+        return [
+            Command(aws(regions[0], self._settings.profile, *submit), "(nothing; exit status 0)", others),
+            Command(
+                aws(regions[-1], self._settings.profile, *get), f"100 behind the bucket of {site}, 0 behind others"
+            ),
+        ]
 
     async def _anywhere(self, what: str, call: Callable[[Any], T], *, changes: bool = False) -> T:
         """In one Region after the other; the whole state is set, so asking again after a lost reply doubles nothing.

@@ -22,6 +22,7 @@ from urllib.parse import parse_qs
 from moto.autoscaling.models import FakeAutoScalingGroup, InstanceState
 from moto.autoscaling.responses import AutoScalingResponse
 from moto.cloudfront import models as cloudfront
+from moto.cloudwatch.models import CloudWatchBackend
 from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult, EmptyResult
 from moto.elbv2.models import FakeHealthStatus, FakeTargetGroup
@@ -360,6 +361,20 @@ def get_bucket_replication(self: S3Response) -> Any:
 
 
 was_get_replication, S3Response.get_bucket_replication = S3Response.get_bucket_replication, get_bucket_replication
+
+
+# ---- CloudWatch: percentiles of GetMetricData, which moto does not compute; the largest value stands for them ----
+
+
+def get_metric_data(self: CloudWatchBackend, queries: list[dict[str, Any]], *args: Any, **more: Any) -> Any:
+    for query in queries:
+        stat = query.get("MetricStat") or {}
+        if str(stat.get("Stat", "")).startswith("p"):
+            stat["Stat"] = "Maximum"
+    return was_metric_data(self, queries, *args, **more)
+
+
+was_metric_data, CloudWatchBackend.get_metric_data = CloudWatchBackend.get_metric_data, get_metric_data
 
 
 # ---- Service Quotas ----
