@@ -9,18 +9,17 @@ High availability with origin failover.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.aws import Account, Aws
+from tasks.cdn._by_hand import Lines
 from tasks.cdn._pointers import Pointers
 from tasks.cdn.protocol import Edge
 from tasks.contract import Surroundings
 from tasks.errors import BadInput, LostCompare, Rejected
-from tasks.manual import Command, NoManual, aws
 from tasks.marks import owned, pairs
 
 T = TypeVar("T")
@@ -51,10 +50,11 @@ class CloudFrontSettings(Account):
     sites: dict[str, Origin] = Field(min_length=1)
 
 
-class CloudFront:
+class CloudFront(Lines):
     """Fulfils ``tasks.cdn.protocol.Cdn``."""
 
     Settings: ClassVar[type[BaseModel]] = CloudFrontSettings
+    _settings: CloudFrontSettings
 
     def __init__(self, settings: CloudFrontSettings, around: Surroundings) -> None:
         self._settings, self._around = settings, around
@@ -128,25 +128,6 @@ class CloudFront:
             if found["Invalidation"]["InvalidationBatch"]["CallerReference"] == reference:
                 return bool(found["Invalidation"]["Status"] == "Completed")
         return None
-
-    async def switch_lines(self, site: str) -> list[Command | NoManual]:
-        """See ``tasks.cdn.manual.ByHand``. The whole configuration is sent, so it stands in the command."""
-        answer = await self._distribution()
-        config = copy.deepcopy(answer["Distribution"]["DistributionConfig"])
-        self._pointers.point(config, self._origin(site).id)
-        words = ["update-distribution", "--id", self._settings.distribution, "--if-match", answer["ETag"]]
-        words += ["--distribution-config", json.dumps(config)]
-        line = self._line(*words, "--query", "Distribution.Status")
-        why = f"The edges fetch from {site}; refused (PreconditionFailed) where it was changed since the export."
-        return [Command(line, "InProgress", why)]
-
-    def invalidate_line(self, paths: tuple[str, ...]) -> str:
-        """See ``tasks.cdn.manual.ByHand``."""
-        words = ("create-invalidation", "--distribution-id", self._settings.distribution, "--paths", *paths)
-        return self._line(*words, "--query", "Invalidation.Status")
-
-    def _line(self, *words: str) -> str:
-        return aws(CONTROL_PLANE, self._settings.profile, "cloudfront", *words, "--output", "text")
 
     async def _distribution(self) -> dict[str, Any]:
         """Raises SafetyRefusal for one that is not marked."""
