@@ -51,6 +51,12 @@ def secret(reference: str) -> str:
     return f"${{SECRET:?the value of {reference}, from its keeper}}"
 
 
+def aws(region: str, profile: str | None, *words: str) -> str:
+    """A line of the AWS CLI, to the region that is meant, whatever the shell's own is."""
+    named = ["--profile", profile] if profile else []
+    return shlex.join(["aws", "--region", region, *named, *words])
+
+
 def none(action: Any, provider: Any) -> NoManual:
     """What is said where a provider has no commands."""
     return NoManual(

@@ -115,6 +115,8 @@ class Data:
     pools: dict[str, PoolLimits] = field(default_factory=dict)
     """site -> limits of its pooler; ``POOL`` where they were never set."""
     buckets: dict[str, Bucket] = field(default_factory=dict)
+    routes: dict[str, dict[str, bool]] = field(default_factory=dict)
+    """Component -> site -> the one name before all buckets leads there."""
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
     serial: int = 1
     lease: tuple[str, float] | None = None

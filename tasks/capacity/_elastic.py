@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tasks.capacity.protocol import Elastic, Refreshing, Rolling, Scaling
 from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam, Undoable
-from tasks.errors import NotYet, Rejected, SafetyRefusal
+from tasks.errors import EffectUnknown, NotYet, Rejected, SafetyRefusal
 from tasks.quantities import Change, Duration, Percent
 from tasks.waiting import until
 
@@ -154,7 +154,12 @@ class RefreshAll(Undoable):
         group, site = self._parts(ctx)
         ctx.guard()
         how = Rolling(version, self.minimum_healthy, self.maximum_healthy, round(self.warmup))
-        await group.start_refresh(site, how)
+        try:
+            await group.start_refresh(site, how)
+        except EffectUnknown:
+            refresh = await group.newest_refresh(site)
+            if refresh is None or not refresh.going or refresh.version != version:
+                raise
         return await until(ctx, lambda: self._over(ctx, version, "Successful"))
 
     async def _over(self, ctx: Context, version: str, wanted: str) -> Facts:

@@ -15,6 +15,7 @@ from tasks.capacity._asg import BLOCKING, AutoScalingSettings, runs, suspended
 from tasks.capacity._rules import ScalingRules
 from tasks.capacity.protocol import Instance, Refresh, Rolling
 from tasks.errors import BadInput, Rejected
+from tasks.manual import aws
 
 
 class AutoScaling(ScalingRules):
@@ -88,6 +89,13 @@ class AutoScaling(ScalingRules):
             f"ResumeProcesses {name} {' '.join(stopped)}",
             lambda c: c.resume_processes(AutoScalingGroupName=name, ScalingProcesses=stopped),
         )
+
+    def scale_line(self, site: str, count: int) -> tuple[str, str]:
+        """See ``tasks.capacity.manual.ByHand``. Its maximum is what the system file allows: the count must fit."""
+        where, most = self._site(site), self.limits(site).maximum
+        group = ("--auto-scaling-group-name", where.group)
+        words = ("update-auto-scaling-group", *group, "--max-size", str(most), "--desired-capacity", str(count))
+        return aws(where.region, self._settings.profile, "autoscaling", *words), "(nothing; exit status 0)"
 
     # ---- another version of everything ----
 

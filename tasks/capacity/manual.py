@@ -26,8 +26,8 @@ async def ensure(action: Any, ctx: Context) -> list[Command | NoManual]:
         return [none(action, group)]
     site = ctx.site(action.site)
     limits = group.limits(site)
-    others = [s for s in set(ctx.roles.values()) if s != site]
-    running = [sum(i.running for i in found) for found in await asyncio.gather(*(group.instances(s) for s in others))]
+    sites = sorted(set(ctx.roles.values()))  # its own too: a command that asks for fewer would stop some
+    running = [sum(i.running for i in found) for found in await asyncio.gather(*(group.instances(s) for s in sites))]
     count = min(max(action.count or 0, limits.minimum, *running), limits.maximum)
     line, expected = group.scale_line(site, count)
     return [Command(line, expected, f"{count} instances run at {site}.")]

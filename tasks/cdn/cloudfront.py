@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.aws import Account, Aws
+from tasks.cdn._by_hand import Lines
 from tasks.cdn._pointers import Pointers
 from tasks.cdn.protocol import Edge
 from tasks.contract import Surroundings
@@ -49,10 +50,11 @@ class CloudFrontSettings(Account):
     sites: dict[str, Origin] = Field(min_length=1)
 
 
-class CloudFront:
+class CloudFront(Lines):
     """Fulfils ``tasks.cdn.protocol.Cdn``."""
 
     Settings: ClassVar[type[BaseModel]] = CloudFrontSettings
+    _settings: CloudFrontSettings
 
     def __init__(self, settings: CloudFrontSettings, around: Surroundings) -> None:
         self._settings, self._around = settings, around

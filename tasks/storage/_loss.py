@@ -29,7 +29,13 @@ class Loss:
         return f"{objects} {time} ({self.basis})"
 
 
-def loss(site: BucketView, source_site: str, source: BucketView | None, incident_at: datetime) -> Loss:
+def loss(
+    site: BucketView,
+    source_site: str,
+    source: BucketView | None,
+    incident_at: datetime,
+    marked_by: str = "the copier's mark",
+) -> Loss:
     """What ``site`` lacks of ``source_site``; ``source`` None where it does not answer.
 
     The last moment that is certainly here is the copier's mark, and without one the newest object that arrived.
@@ -38,7 +44,7 @@ def loss(site: BucketView, source_site: str, source: BucketView | None, incident
     """
     mark = _mark(site, source_site)
     sure = mark or _time(site.newest)
-    witness = "the copier's mark" if mark else "the newest object copied"
+    witness = marked_by if mark else "the newest object copied"
     if source is None:
         if sure is None:
             return Loss(None, None, f"{source_site} is silent and nothing was copied from it yet")

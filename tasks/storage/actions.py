@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
@@ -12,9 +13,12 @@ from tasks.catalog import action
 from tasks.contract import ComponentParam, Context, Facts, Observation, SiteParam, Undoable
 from tasks.errors import BadInput, Contradiction, LossAboveBudget, NotYet, Rejected, SafetyRefusal, Unreachable
 from tasks.quantities import Duration, show_duration
+from tasks.storage._copies import CopyIsWhole, RouteTo
 from tasks.storage._loss import Loss, loss
-from tasks.storage.protocol import BucketView, Storage
+from tasks.storage.protocol import BucketView, Replicated, Storage
 from tasks.waiting import until
+
+__all__ = ["CopyFrom", "CopyIsWhole", "RouteTo", "TakeOver"]
 
 
 class _OnStorage(Undoable):
@@ -129,9 +133,14 @@ class TakeOver(_OnStorage):
                 return None
 
         mine, theirs = await asyncio.gather(storage.view(site), far())
+        witness = "the copier's mark"
+        if theirs is None and not mine.copied.get(other) and isinstance(storage, Replicated):
+            sure, _ = await storage.replicated_until(site, other)
+            if sure is not None:
+                mine, witness = replace(mine, copied={**mine.copied, other: sure}), "the store's replication metric"
         incident_at = datetime.fromisoformat(ctx.run.incident_started_at)
         buckets = {site: _shown(mine), other: _shown(theirs) if theirs else {"silent": why}}
-        return loss(mine, other, theirs, incident_at), buckets
+        return loss(mine, other, theirs, incident_at, witness), buckets
 
     def _allowed_s(self, ctx: Context) -> float | None:
         """Graceful loses nothing; else the RPO of this component, or ``max_behind`` where that is less."""

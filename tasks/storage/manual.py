@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from tasks.contract import Context
 from tasks.manual import Command, Manual, NoManual, none
-from tasks.storage.protocol import Storage
+from tasks.storage.protocol import Routed, Storage
 
 
 @runtime_checkable
@@ -28,4 +28,21 @@ async def take_over(action: Any, ctx: Context) -> list[Command | NoManual]:
     return [Command(await storage.stand_alone_line(site), "(nothing)", why)]
 
 
-MANUAL: dict[str, Manual] = {"storage.take_over": take_over}
+@runtime_checkable
+class RoutesByHand(Protocol):
+    """An access point that the AWS CLI leads elsewhere."""
+
+    def route_lines(self, site: str) -> list[Command]:
+        """It leads to ``site``'s bucket only."""
+        ...
+
+
+async def route(action: Any, ctx: Context) -> list[Command | NoManual]:
+    """All routes in one request."""
+    point = ctx.component(action.component, Routed)
+    if not isinstance(point, RoutesByHand):
+        return [none(action, point)]
+    return [*point.route_lines(ctx.site(action.site))]
+
+
+MANUAL: dict[str, Manual] = {"storage.route": route, "storage.take_over": take_over}

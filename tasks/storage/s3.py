@@ -11,80 +11,29 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-from collections.abc import Callable
+from collections import Counter
 from datetime import UTC, datetime
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-)
-from botocore.exceptions import ConnectionError as BotoConnectionError
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel
 
-from tasks.aws import hearing
-from tasks.contract import Surroundings, in_thread
-from tasks.errors import BadInput, EffectUnknown, Rejected, Unreachable
+from tasks.errors import BadInput, EffectUnknown, Rejected
 from tasks.manual import secret
-from tasks.quantities import Duration
-from tasks.secrets import SecretRef, resolve
-from tasks.storage.protocol import BucketView
+from tasks.storage import _s3_compare as reading
+from tasks.storage._s3_buckets import Buckets, S3Settings
+from tasks.storage._s3_metrics import copied_until
+from tasks.storage.protocol import BucketView, Compared, Replicating
 from tasks.variables import expand
-
-T = TypeVar("T")
 
 TAG = "relight-source"
 PREFIX = "relight-probe/"
 MARK = f"{PREFIX}copied-from-"
 
 
-class Bucket(BaseModel):
-    """One site's bucket."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    endpoint: str | None = None
-    """Base URL of the store; None is AWS itself."""
-    bucket: str = Field(min_length=3)
-    region: str | None = None
-    """Of this bucket; None: the component's. A call goes there and nowhere else."""
-
-
-class S3Settings(BaseModel):
-    """As in ``runbooks/lab/system.yaml``, component ``storage``.
-
-    Without keys the credentials are boto3's own (environment, profile, role), as for every AWS provider.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    timeout: Duration = 2.0
-    """To connect, and to wait for each read; a call is sent at most twice."""
-    access_key: SecretRef | None = None
-    secret_key: SecretRef | None = None
-    region: str = "us-east-1"
-    sites: dict[str, Bucket] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _both_keys_or_none(self) -> S3Settings:
-        if (self.access_key is None) != (self.secret_key is None):
-            raise ValueError("access_key and secret_key belong together: give both or neither")
-        return self
-
-
-class S3:
-    """Fulfils ``tasks.storage.protocol.Storage``."""
+class S3(Buckets):
+    """Fulfils ``tasks.storage.protocol.Storage`` and ``Replicated``; changes no bucket of AWS that is not marked."""
 
     Settings: ClassVar[type[BaseModel]] = S3Settings
-
-    def __init__(self, settings: S3Settings, around: Surroundings) -> None:
-        self._settings = settings
-        self._component = around.component
-        self._clients: dict[str, tuple[tuple[str | None, str | None], Any]] = {}
-        self._building = asyncio.Lock()
 
     async def view(self, site: str) -> BucketView:
         """Counts every object but relight's own; one request per 1000 objects."""
@@ -114,6 +63,8 @@ class S3:
         bucket = self._bucket(site)
         client = await self._client(site)
         where = {"Bucket": bucket.bucket, "Key": f"{PREFIX}{nonce}"}
+        if self._must_be_marked(bucket):
+            self._ours(site, await self._tags(site))
 
         def written() -> bytes:
             client.put_object(**where, Body=nonce.encode())
@@ -152,6 +103,7 @@ class S3:
         if source == site:
             raise BadInput(f"{self._name(site)}: cannot be copied from itself")
         before = await self._tags(site)
+        self._ours(site, before)
         after = {k: v for k, v in before.items() if k != TAG} | ({TAG: source} if source else {})
         if after == before:
             return
@@ -167,83 +119,45 @@ class S3:
 
         await self._call(site, "tagging", tagged, lost=EffectUnknown)
 
-    async def aclose(self) -> None:
-        for _, client in self._clients.values():
-            client.close()
-        self._clients.clear()
+    async def replicating(self, site: str, source: str, sample: int) -> Replicating:
+        here, there = self._bucket(site).bucket, self._bucket(source).bucket
+        mine, theirs = await asyncio.gather(self._client(site), self._client(source))
 
-    async def _tags(self, site: str) -> dict[str, str]:
-        bucket = self._bucket(site)
-        client = await self._client(site)
+        def of_source() -> tuple[bool, list[dict[str, Any]], dict[str, str]]:
+            rules = reading.rules_to(theirs, there, here)
+            found = reading.statuses(theirs, there, PREFIX, sample) if sample else {}
+            return reading.versioned(theirs, there), rules, found
 
-        def read() -> dict[str, str]:
-            try:
-                found = client.get_bucket_tagging(Bucket=bucket.bucket)
-            except ClientError as e:
-                if e.response["Error"]["Code"] == "NoSuchTagSet":
-                    return {}
-                raise
-            return {t["Key"]: t["Value"] for t in found["TagSet"]}
+        (their_versions, rules, statuses), my_versions, (until, latency_s) = await asyncio.gather(
+            self._call(source, "reading how it is replicated", of_source),
+            self._call(site, "reading its versioning", lambda: reading.versioned(mine, here)),
+            self.replicated_until(site, source),
+        )
+        return Replicating(
+            site,
+            source,
+            {site: my_versions, source: their_versions},
+            tuple(str(r.get("ID", "?")) for r in rules),
+            dict(Counter(statuses.values())),
+            tuple(k for k, s in statuses.items() if s == "FAILED")[: reading.EXAMPLES],
+            reading.time_control_s(rules),
+            until,
+            latency_s,
+        )
 
-        return await self._call(site, "reading the tags", read)
+    async def replicated_until(self, site: str, source: str) -> tuple[str | None, float | None]:
+        """Nothing for a store with an endpoint or keys of its own: CloudWatch has figures of AWS's buckets only."""
+        mine, theirs, settings = self._bucket(site), self._bucket(source), self._settings
+        if mine.endpoint or settings.access_key:
+            return None, None
+        now = self._around.clock.utc()
+        return await copied_until(self._aws, mine.region or settings.region, theirs.bucket, mine.bucket, now)
 
-    async def _call(self, site: str, what: str, call: Callable[[], T], lost: type[Exception] = Unreachable) -> T:
-        """Runs ``call`` in a thread; botocore's errors as ours. ``lost``: what a lost reply means for this call."""
-        try:
-            return await in_thread(call)
-        except BotoConnectionError as e:  # refused, unresolved, TLS, or no connection in time
-            raise Unreachable(f"{self._name(site)}: no connection for {what} ({e})") from e
-        except HTTPClientError as e:  # closed, or silent for longer than the time-out, after the request went out
-            raise lost(f"{self._name(site)}: no answer to {what} within {self._settings.timeout:g} s ({e})") from e
-        except ClientError as e:
-            status = e.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            if status >= 500 or status == 429:
-                raise lost(f"{self._name(site)}: {what} failed on the other side, HTTP {status} ({e})") from e
-            code = e.response["Error"].get("Code", "?")
-            raise Rejected(f"{self._name(site)}: {what} was refused: {code}, HTTP {status} ({e})", code=code) from e
-        except BotoCoreError as e:
-            raise Rejected(f"{self._name(site)}: {what} could not be sent ({e})") from e
-
-    async def _client(self, site: str) -> Any:
-        """The site's client; built again when its keys have changed. Building reads botocore's files: in a thread."""
-        bucket = self._bucket(site)
-        settings = self._settings
-        refs = (settings.access_key, settings.secret_key)
-        access, secret = (None if ref is None else resolve(ref).get_secret_value() for ref in refs)
-        region = bucket.region or settings.region
-        endpoint = expand(bucket.endpoint) if bucket.endpoint else None
-
-        def build() -> Any:
-            client = boto3.session.Session().client(
-                "s3",
-                endpoint_url=endpoint,
-                region_name=region,
-                aws_access_key_id=access,
-                aws_secret_access_key=secret,
-                config=Config(
-                    connect_timeout=settings.timeout,
-                    read_timeout=settings.timeout,
-                    retries={"total_max_attempts": 2, "mode": "standard"},
-                    s3={"addressing_style": "path"},
-                ),
-            )
-            return hearing(client, "s3", region)
-
-        async with self._building:
-            have = self._clients.get(site)
-            if have is None or have[0] != (access, secret):
-                self._clients[site] = ((access, secret), await in_thread(build))
-            return self._clients[site][1]
-
-    def _name(self, site: str) -> str:
-        return f"{self._component}: bucket {self._bucket(site).bucket} of {site}"
-
-    def _bucket(self, site: str) -> Bucket:
-        try:
-            return self._settings.sites[site]
-        except KeyError:
-            known = ", ".join(self._settings.sites)
-            raise BadInput(f"{self._component}: no site {site!r} in its settings; known: {known}") from None
+    async def compare(self, site: str, source: str, sample: int) -> Compared:
+        mine, theirs = await asyncio.gather(self._client(site), self._client(source))
+        pairs = (mine, self._bucket(site).bucket), (theirs, self._bucket(source).bucket)
+        both = f"comparing with {pairs[1][1]} of {source}"
+        return await self._call(site, both, lambda: reading.Comparing(*pairs, PREFIX).run(sample))
 
 
 PROVIDER = S3

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tasks.contract import Surroundings
-from tasks.errors import Unreachable
+from tasks.errors import BadInput, Contradiction, Unreachable
 from tasks.simulation import Simulation
-from tasks.storage.protocol import BucketView, Storage
+from tasks.storage.protocol import BucketView, Compared, Replicated, Replicating, Routed, Storage
 from tasks.world import Bucket, World
 
 COPY_EVERY_S = 1.0
@@ -54,4 +56,77 @@ class StorageTwin:
         await self._sim.change(self._name, f"set_source {site} {source}", effect)
 
 
-TWINS = ((Storage, StorageTwin),)
+class ReplicatedTwin(StorageTwin):
+    """Fulfils ``Storage`` and ``Replicated``: what the copier has not brought yet is pending and missing."""
+
+    async def replicating(self, site: str, source: str, sample: int) -> Replicating:
+        def look() -> Replicating:
+            lacks = self._lacks(site, source)
+            left = max(0, min(sample, self._world.buckets[source].objects) - lacks)
+            found = {"PENDING": min(lacks, sample), "COMPLETED": left}
+            return Replicating(
+                site,
+                source,
+                {site: True, source: True},
+                ("rule",),
+                {k: n for k, n in found.items() if n},
+                until=self._until(site, source),
+            )
+
+        return await self._sim.read(self._name, f"replicating {site} {source}", look)
+
+    async def replicated_until(self, site: str, source: str) -> tuple[str | None, float | None]:
+        def look() -> tuple[str | None, float | None]:
+            self._bucket(site)
+            return self._until(site, source), None
+
+        return await self._sim.read(self._name, f"replicated_until {site} {source}", look)
+
+    async def compare(self, site: str, source: str, sample: int) -> Compared:
+        def look() -> Compared:
+            lacks, objects = self._lacks(site, source), self._world.buckets[source].objects
+            return Compared(objects, missing=lacks, sampled=min(sample, objects - lacks))
+
+        return await self._sim.read(self._name, f"compare {site} {source}", look)
+
+    def _lacks(self, site: str, source: str) -> int:
+        here, there = self._bucket(site), self._bucket(source)
+        return max(0, there.objects - here.objects)
+
+    def _until(self, site: str, source: str) -> str | None:
+        at = self._world.buckets[site].copied.get(source)
+        return None if at is None else self._world.utc(at).isoformat()
+
+
+class RoutedTwin:
+    """Fulfils ``Routed``; the first site is active at first."""
+
+    def __init__(self, real: Routed, around: Surroundings, world: World, simulation: Simulation) -> None:
+        self._real, self._world, self._sim, self._name = real, world, simulation, around.component
+
+    async def aclose(self) -> None:
+        """Nothing is held open."""
+
+    def sites(self) -> tuple[str, ...]:
+        return self._real.sites()
+
+    def _now(self) -> dict[str, bool]:
+        first = {s: n == 0 for n, s in enumerate(self.sites())}
+        return dict(self._world.routes.get(self._name, first))
+
+    async def active(self) -> Mapping[str, bool]:
+        return await self._sim.read(self._name, "active", self._now)
+
+    async def route(self, old: Mapping[str, bool], new: Mapping[str, bool]) -> None:
+        if not any(new.values()) or set(new) != set(self.sites()):
+            raise BadInput(f"{dict(new)} must name each site, and at least one as active")
+
+        def effect() -> None:
+            if self._now() != new and self._now() != old:
+                raise Contradiction(f"the routes are {self._now()}, not {dict(old)}")
+            self._world.routes[self._name] = dict(new)
+
+        await self._sim.change(self._name, f"route {dict(new)}", effect)
+
+
+TWINS = ((Routed, RoutedTwin), (Replicated, ReplicatedTwin), (Storage, StorageTwin))

@@ -8,12 +8,14 @@ not told by the API: targets that drain are counted instead. Sources: Elastic Lo
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import ClassVar
 
 from pydantic import BaseModel
 
 from tasks.contract import Facts
 from tasks.errors import BadInput
+from tasks.manual import Command, NoManual, aws
 from tasks.traffic._elb import Elbv2Settings, PoolSettings, View, Weighing, attributes
 from tasks.traffic.protocol import Server, Target
 
@@ -88,6 +90,33 @@ class Elbv2(Weighing):
             raise BadInput(f"{self._around.component}: weight {weight} of {server}; expected 0 to 999")
         self._group(site, pool, server)
         await self._weigh(site, pool, server, weight)
+
+    async def shift_lines(self, site: str, pool: str, to: str) -> list[Command | NoManual]:
+        """See ``tasks.traffic.manual.CloudByHand``: what is healthy is looked at first, then every route is changed."""
+        view, sites, where = await self._view(site, pool), self.groups(site, pool), self._site(site)
+        mine = [n for n in view.arns if sites[n] == to]
+        region, profile = where.region, self._settings.profile
+        states = "TargetHealthDescriptions[].TargetHealth.State"
+        found: list[Command | NoManual] = [
+            Command(
+                aws(region, profile, "elbv2", "describe-target-health", "--target-group-arn", view.arns[n],
+                    "--query", states, "--output", "text"),
+                "healthy",
+                f"{n}, at least {self._pool(site, pool).healthy} times. Where it is not, stop: nobody would be served.",
+            )
+            for n in mine
+        ]  # fmt: skip
+        weights = {arn: self._pool(site, pool).groups[n].weight if n in mine else 0 for n, arn in view.arns.items()}
+        for route in view.routes:
+            verb, key, value = (
+                ("modify-listener", "--listener-arn", "--default-actions")
+                if route.default
+                else ("modify-rule", "--rule-arn", "--actions")
+            )
+            actions = json.dumps(route.weighing(weights))
+            line = aws(region, profile, "elbv2", verb, key, route.arn, value, actions, "--output", "text")
+            found.append(Command(line, f"{mine[0] if mine else to}", f"{route.label} sends to {to} only."))
+        return found if mine else [NoManual(f"pool {pool} of {site} has no target group of {to}")]
 
     async def close_sessions(self, site: str, pool: str, server: str) -> None:
         """A load balancer of AWS closes nothing on demand: what is open ends by itself, or with its target."""

@@ -22,6 +22,15 @@ class ByHand(Protocol):
         ...
 
 
+@runtime_checkable
+class CloudByHand(Protocol):
+    """A balancer that the AWS CLI changes."""
+
+    async def shift_lines(self, site: str, pool: str, to: str) -> list[Command | NoManual]:
+        """All of the pool's weight on the servers of ``to``."""
+        ...
+
+
 async def _servers(ctx: Context, action: Any) -> tuple[Server, ...]:
     return await ctx.component(action.component, Balancer).servers(ctx.site(action.at), action.pool)
 
@@ -49,6 +58,8 @@ async def route_primary(action: Any, ctx: Context) -> Answer:
 async def shift(action: Any, ctx: Context) -> Answer:
     """The site's own servers ready first, then the others drain."""
     balancer = ctx.component(action.component, Balancer)
+    if isinstance(balancer, CloudByHand):
+        return await balancer.shift_lines(ctx.site(action.at), action.pool, ctx.site(action.to))
     if not isinstance(balancer, ByHand):
         return [none(action, balancer)]
     site, to, pool = ctx.site(action.at), ctx.site(action.to), action.pool

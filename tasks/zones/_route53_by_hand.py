@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shlex
 
+from tasks.manual import aws
 from tasks.zones import _routing as routing
 from tasks.zones._route53_settings import ZoneSettings
 from tasks.zones.protocol import RRset
@@ -18,6 +18,6 @@ class ByHand:
     def change_line(self, old: RRset | None, new: RRset) -> str:
         parts = (old.ttl, old.values) if old else None
         change = json.dumps(routing.batch((new.name, new.rdtype), parts, (new.ttl, new.values)))
-        zone = self._settings.hosted_zone
-        words = ["aws", "route53", "change-resource-record-sets", "--hosted-zone-id", zone, "--change-batch", change]
-        return shlex.join(words)
+        settings = self._settings
+        words = ("change-resource-record-sets", "--hosted-zone-id", settings.hosted_zone, "--change-batch", change)
+        return aws(settings.region, settings.profile, "route53", *words)

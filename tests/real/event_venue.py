@@ -7,12 +7,11 @@ A load balancer's name is its address here (``127.0.10.10.``), so that nobody ne
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pwd
 import signal
 import subprocess
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ from flows.engine import places
 REGIONS = {"west": ground.REGION, "east": ground.OTHER_REGION}
 DOOR = {"west": "127.0.10.10", "east": "127.0.10.20"}
 """Where a site's load balancer takes clients, and the site's pooler and cache."""
+BALANCER = {"west": "50dc6c495c0c9188", "east": "60ed7d5a6d1d0299"}
+"""The last part of a load balancer's name, in the metrics of it."""
 HTTP, POOLER, CACHE = 8080, 6432, 6379
 NAME, LB_ZONE = "app.venue.example.", "Z32O12XQLNTSW2"
 TAG = [{"Key": "relight:system", "Value": "venue"}]
@@ -118,15 +119,16 @@ class Account:
         for site, region in REGIONS.items():
             s3 = self.server.client("s3", region)
             s3.create_bucket(Bucket=f"venue-{site}", CreateBucketConfiguration={"LocationConstraint": region})
-            with contextlib.suppress(s3.exceptions.ClientError):  # moto keeps tags beyond a reset
-                s3.delete_bucket_tagging(Bucket=f"venue-{site}")
+            s3.put_bucket_tagging(Bucket=f"venue-{site}", Tagging={"TagSet": TAG})
             s3.put_object(Bucket=f"venue-{site}", Key="poster.png", Body=b"poster")
         self.copied("west", "east")
 
     def copied(self, source: str, to: str) -> None:
         """What a copier does: the bucket is tagged as a copy, and says up to when it is complete."""
         s3 = self.server.client("s3", REGIONS[to])
-        s3.put_bucket_tagging(Bucket=f"venue-{to}", Tagging={"TagSet": [{"Key": "relight-source", "Value": source}]})
+        s3.put_bucket_tagging(
+            Bucket=f"venue-{to}", Tagging={"TagSet": [*TAG, {"Key": "relight-source", "Value": source}]}
+        )
         now = datetime.now(UTC).isoformat()
         s3.put_object(Bucket=f"venue-{to}", Key=f"relight-probe/copied-from-{source}", Body=now.encode())
 
@@ -228,7 +230,7 @@ class Account:
         """The shipped files with what one changes for an account. Returns the folder."""
         folder.mkdir()
         shipped = places.data("runbooks") / "event-venue"
-        for book in ("failover", "rejoin"):
+        for book in ("failover", "rejoin", "update"):
             (folder / f"{book}.yaml").write_text((shipped / f"{book}.yaml").read_text())
         text = (shipped / "system.yaml").read_text().replace("event-venue", "venue")
         for site, region in (("us-west-2", "west"), ("us-east-2", "east")):
@@ -277,6 +279,28 @@ class Account:
             "DistributionConfig"
         ]
         return str(config["DefaultCacheBehavior"]["TargetOriginId"])
+
+    def versions(self, site: str) -> set[str]:
+        """Of the launch template, that the site's servers run."""
+        groups = self.server.client("autoscaling", REGIONS[site]).describe_auto_scaling_groups()["AutoScalingGroups"]
+        return {i["LaunchTemplate"]["Version"] for i in groups[0]["Instances"]}
+
+    def served(self, site: str, requests: int, errors: int) -> None:
+        """What the load balancer tells CloudWatch of the last minutes, in addition to what it told before."""
+        watch, now = self.server.client("cloudwatch", REGIONS[site]), datetime.now(UTC)
+        name = f"app/venue-{site}/{BALANCER[site]}"
+        values = {"RequestCount": requests, "HTTPCode_Target_5XX_Count": errors, "TargetResponseTime": 0.1}
+        points = [
+            {
+                "MetricName": metric,
+                "Dimensions": [{"Name": "LoadBalancer", "Value": name}],
+                "Timestamp": now - timedelta(minutes=m),
+                "Value": value,
+            }
+            for metric, value in values.items()
+            for m in range(3)
+        ]
+        watch.put_metric_data(Namespace="AWS/ApplicationELB", MetricData=points)
 
     def desired(self, site: str) -> int:
         groups = self.server.client("autoscaling", REGIONS[site]).describe_auto_scaling_groups()

@@ -31,6 +31,7 @@ class Strict(aws.Moto):
         script = str(Path(__file__).with_name("strict_aws.py"))
         # EC2's images are most of the time that a reset costs; nobody here looks at one.
         environment = {**aws.KEYS, **aws.ALONE, "MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}
+        environment["MOTO_S3_DEFAULT_MAX_KEYS"] = "50"  # of S3, pages of so many
         aws.Server.__init__(
             self, [sys.executable, script, host, str(where[1])], where, folder / "strict.log", environment
         )

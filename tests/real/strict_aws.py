@@ -1,4 +1,4 @@
-"""moto's server with what it leaves out of ELBv2, Auto Scaling, CloudFront, Systems Manager and Service Quotas.
+"""moto's server with what it leaves out of ELBv2, Auto Scaling, CloudFront, S3, Systems Manager and Service Quotas.
 
 A process of its own: ``python strict_aws.py HOST PORT``. Every difference from moto 5.2.5 is one class below, with the
 page of the API reference that documents the behaviour. ``POST /strict`` takes JSON: ``{"fault": {operation, kind,
@@ -22,11 +22,14 @@ from urllib.parse import parse_qs
 from moto.autoscaling.models import FakeAutoScalingGroup, InstanceState
 from moto.autoscaling.responses import AutoScalingResponse
 from moto.cloudfront import models as cloudfront
+from moto.cloudwatch.models import CloudWatchBackend
 from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult, EmptyResult
 from moto.elbv2.models import FakeHealthStatus, FakeTargetGroup
 from moto.elbv2.responses import ELBV2Response
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.s3.models import FakeKey
+from moto.s3.responses import S3Response
 from moto.servicequotas.models import ServiceQuotasBackend
 from moto.ssm.responses import SimpleSystemManagerResponse
 from werkzeug.serving import run_simple
@@ -49,6 +52,8 @@ class State:
     """How an instance refresh ends."""
     away: list[str] = field(default_factory=list)
     """Regions of which nothing answers: connections are closed."""
+    replication: dict[str, str] = field(default_factory=dict)
+    """S3: "BUCKET/KEY" -> replication status; BUCKET alone for every other object of it."""
     faults: list[dict[str, Any]] = field(default_factory=list)
     launching: dict[str, float] = field(default_factory=dict)
     activities: list[dict[str, Any]] = field(default_factory=list)
@@ -330,6 +335,46 @@ was_create_invalidation = cloudfront.CloudFrontBackend.create_invalidation
 cloudfront.CloudFrontBackend.create_invalidation = create_invalidation
 cloudfront.Distribution.status = settled("InProgress", "Deployed")
 cloudfront.Invalidation.status = settled("InProgress", "Completed")
+
+
+# ---- S3: objects say how far their replication is (HeadObject, x-amz-replication-status) ----
+
+
+def response_dict(self: FakeKey) -> dict[str, Any]:
+    status = STATE.replication.get(f"{self.bucket_name}/{self.name}", STATE.replication.get(str(self.bucket_name)))
+    more = {"x-amz-replication-status": status} if status else {}
+    return {**was_response_dict.fget(self), **more}
+
+
+was_response_dict = FakeKey.__dict__["response_dict"]
+FakeKey.response_dict = property(response_dict)
+
+
+def get_bucket_replication(self: S3Response) -> Any:
+    """moto answers that each rule copies everything, whatever its filter says."""
+    kept = self.backend.get_bucket_replication(self.bucket_name)
+    if not kept:
+        return was_get_replication(self)
+    self.data["Action"] = "GetBucketReplication"
+    found = {"ReplicationConfiguration": {"Role": kept["Role"], "Rules": kept["Rule"]}}
+    return self.serialized(ActionResult(found))
+
+
+was_get_replication, S3Response.get_bucket_replication = S3Response.get_bucket_replication, get_bucket_replication
+
+
+# ---- CloudWatch: percentiles of GetMetricData, which moto does not compute; the largest value stands for them ----
+
+
+def get_metric_data(self: CloudWatchBackend, queries: list[dict[str, Any]], *args: Any, **more: Any) -> Any:
+    for query in queries:
+        stat = query.get("MetricStat") or {}
+        if str(stat.get("Stat", "")).startswith("p"):
+            stat["Stat"] = "Maximum"
+    return was_metric_data(self, queries, *args, **more)
+
+
+was_metric_data, CloudWatchBackend.get_metric_data = CloudWatchBackend.get_metric_data, get_metric_data
 
 
 # ---- Service Quotas ----

@@ -328,10 +328,12 @@ def test_a_refresh_whose_reply_was_lost_is_found_again(groups):
 
     async def test(provider):
         ctx = strict.context({"capacity": provider})
-        with pytest.raises(EffectUnknown):
-            await REFRESH.apply(ctx, await REFRESH.observe(ctx))
         assert (await take(REFRESH, ctx))[2].holds
         assert groups.strict()["refreshes"] == 1
+        groups.fault("StartInstanceRefresh", "fail")
+        other = REFRESH.model_copy(update={"version": "3"})
+        with pytest.raises(EffectUnknown):  # no such refresh is seen, so nobody knows
+            await other.apply(ctx, await other.observe(ctx))
 
     capacity(test)
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import strict
@@ -13,7 +18,7 @@ from pg_cluster import Cluster
 from strict_route53 import strict_route53
 from test_rds import EAST, WEST
 
-from flows.engine import launch
+from flows.engine import export, launch
 from tasks import aws_secrets
 from tasks.aws import HEARD
 
@@ -160,3 +165,49 @@ def test_a_primary_that_is_gone_is_fenced_before_the_replica_is_promoted(account
     assert ran.outcomes["fence"] == "done"
     order = [c.operation for c in ran.calls if c.operation in ("ModifyDBInstance", "PromoteReadReplica")]
     assert order == ["ModifyDBInstance", "PromoteReadReplica"]
+
+
+UPDATE = {"scheme": "http", "port": "8080", "watch": "2s", "version": "2"}
+
+
+def test_an_update_goes_back_by_itself_on_errors_and_stays_without(account):
+    given = UPDATE | {"resolver": account.zones.servers[1]}
+    account.server.fault("DescribeInstanceRefreshes", "throttle")
+    account.server.fault("StartInstanceRefresh", "lose")
+    book = account.files / "update.yaml"
+    book.write_text(book.read_text().replace("timeout: 8m", "timeout: 10s"))  # how long a breach is given to end
+    account.served("west", requests=100, errors=20)
+    bad = Ran(account, "update", "graceful", given=given | {"version": "3"})
+    assert bad.code == 1, bad.said()
+    assert bad.outcomes["active-errors"] == "failed", bad.said()
+    assert {bad.outcomes["active"], bad.outcomes["standby"]} == {"undone"}, bad.said()
+    assert account.versions("west") == account.versions("east") == {"1"}
+    assert account.answers() == account.writers() == {"west"}
+    account.served("west", requests=10_000, errors=0)
+    good = Ran(account, "update", "graceful", given=given)
+    assert good.code == 0, good.said()
+    assert account.versions("west") == account.versions("east") == {"2"}
+
+
+def test_the_commands_for_when_relight_is_gone_move_what_aws_keeps(account):
+    """Every line of the AWS CLI in the exported runbook, typed in order, with the effect that it promises."""
+    aws = shutil.which("aws", path=str(Path(sys.executable).parent))
+    if aws is None:
+        reason = "the AWS CLI is not installed (pip install awscli)"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    given = VARS | {"resolver": account.zones.servers[1]}
+    request = launch.Request(str(account.files), "failover", "graceful", vars=given)
+    text = export.markdown(asyncio.run(export.export(request)))
+    commands = [(c, e) for c, e in export.commands_of(text) if c.startswith("aws ")]
+    used = {c.split()[3] if c.split()[1] == "--region" else c.split()[1] for c, _ in commands}
+    assert used >= {"autoscaling", "elbv2", "cloudfront", "s3api", "route53"}, text
+    env = {**os.environ, "PATH": f"{Path(aws).parent}:{os.environ['PATH']}"}
+    for command, expected in commands:
+        ran = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=120, check=False)
+        assert ran.returncode == 0, f"{command}\n{ran.stderr}"
+        if not expected.startswith("("):
+            assert expected in ran.stdout, f"{command}\nexpected {expected}\n{ran.stdout}"
+    assert account.desired("east") == 2
+    assert account.origin() == "east"
+    assert account.answers() == {"east"}
+    assert account.source("east") is None

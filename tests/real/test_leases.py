@@ -30,9 +30,11 @@ from tasks.simulation import Process, Simulation, enter
 from tasks.world import World
 
 sys.path.insert(0, str(Path(__file__).parent))
+import iam
 import lease_backends as backends
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+PROVIDER_NAME = "leases.s3"
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 ENDED = LastRun("run-1", "succeeded", "2026-01-01T12:00:00+00:00", automatic=True)
 
@@ -466,3 +468,7 @@ def test_the_twin_of_proofs_tells_the_same_story(store):
     said = asyncio.run(real())
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         assert runner.run(twin()) == said
+
+
+def test_the_policy_of_the_lease_in_a_bucket_allows_exactly_these_calls():
+    iam.check(PROVIDER_NAME)
