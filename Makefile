@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EVERY ?= 8
+# A bound, for time: faults evenly of all, crashes too, and drawn schedules, a case.
+CLOUD ?= --every 2 --most 30 --depth 5
 # Two workers where each can have a network of its own (the lab's addresses are fixed), else one after the other.
 WORKERS ?= $(shell unshare --net true 2>/dev/null && echo 2 || echo 0)
 
@@ -49,7 +51,12 @@ endurance: install ## five failovers there and back for each fault, with figures
 prove: install ## every shipped runbook against a simulated world in which everything goes wrong
 	$(BIN)/relight prove failover --system lab --every $(EVERY) --depth 50
 	$(BIN)/relight prove rejoin --system lab --every $(EVERY) --depth 50
-	$(BIN)/relight prove failover --system event-venue --scenario kill-primary --scenario healthy --every 60 --depth 10
+	for system in event-venue event-venue-aurora; do \
+	  $(BIN)/relight prove failover --system $$system $(CLOUD) && $(BIN)/relight prove rejoin --system $$system --mode forced $(CLOUD) && \
+	  $(BIN)/relight prove failover --system $$system --mode forced --scenario site-gone --waive fence='the region is dark' $(CLOUD) \
+	  || exit 1; done
+	$(BIN)/relight prove restore --system event-venue-supabase --mode forced --scenario healthy $(CLOUD)
+	$(BIN)/relight prove restore --system event-venue-supabase --mode forced --scenario kill-primary --waive fence='it is dead' $(CLOUD)
 
 crash: install ## the engine killed at every record of a real failover, each in a failover of its own
 	RELIGHT_CRASH=all $(BIN)/python -m pytest -s tests/real/test_crash.py

@@ -7,8 +7,8 @@ import contextlib
 
 import pytest
 import strict
-from aws_rds import Plant, service
-from event_venue import REGIONS, Account
+from aws_rds import Plant
+from event_venue import AURORA, RDS, REGIONS, Account
 from pg_cluster import Cluster
 from strict_route53 import strict_route53
 from test_rds import EAST, WEST
@@ -36,8 +36,8 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture
-def account(server, tmp_path, monkeypatch):
+@pytest.fixture(params=[RDS, AURORA], ids=["rds", "aurora"])
+def account(request, server, tmp_path, monkeypatch):
     server.reset()
     monkeypatch.setenv("RELIGHT_STATE", str(tmp_path / "state"))
     aws_secrets.forget()
@@ -45,9 +45,9 @@ def account(server, tmp_path, monkeypatch):
         (cluster.folder / "relight").write_text("relight-secret\n")
         plant = Plant(cluster, {WEST: "west-pg1", EAST: "east-pg1"})
         stack.callback(plant.close)
-        rds = stack.enter_context(service(server, plant))
+        rds = stack.enter_context(request.param.database(server, plant))
         zones = stack.enter_context(strict_route53(server))
-        found = Account(server, rds, zones, plant, tmp_path)
+        found = Account(server, rds, zones, plant, tmp_path, variant=request.param)
         stack.callback(found.close)
         found.build()
         found.files = found.system(tmp_path / "venue")
@@ -87,9 +87,8 @@ class Ran:
 def misbehaves(account):
     """Throttling, 503, lost and late answers, at each service."""
     rds, zones, server = account.rds, account.zones, account.server
-    rds.order("DescribeDBInstances", "Throttling", "pass", "503", "pass", 0.3)
-    rds.order("PromoteReadReplica", "Throttling", "lost")
-    rds.order("ModifyDBInstance", "503")
+    for operation, faults in account.variant.faults.items():
+        rds.order(operation, *faults)
     zones.front.order("ListResourceRecordSets", "pass", "Throttling", "503")
     zones.front.order("ChangeResourceRecordSets", "Throttling", "lost")
     zones.per_s, zones.busy_s = 5.0, 0.3
@@ -132,7 +131,7 @@ def test_the_active_region_is_dark(account):
     stands(account, "east", "west")
     met(ran, "application", "database", "storage")
     asked = {c.operation for c in ran.calls if c.region == REGIONS["west"]}
-    assert asked <= {"DescribeDBInstances", "DescribeAutoScalingGroups", "ListObjectsV2"}, asked
+    assert asked <= {*account.variant.asked, "DescribeAutoScalingGroups", "ListObjectsV2"}, asked
     assert ran.report.waivers["fence"].startswith("J. Doe")
 
 
@@ -153,10 +152,10 @@ def test_a_planned_move_and_the_way_back(account):
 
 
 def test_a_primary_that_is_gone_is_fenced_before_the_replica_is_promoted(account):
-    account.cluster.command("kill", "west-pg1")
+    account.gone("west")
     ran = Ran(account, "failover", waivers=IDLE)
     assert ran.code == 0, ran.said()
     stands(account, "east", "west")
     assert ran.outcomes["fence"] == "done"
-    order = [c.operation for c in ran.calls if c.operation in ("ModifyDBInstance", "PromoteReadReplica")]
-    assert order == ["ModifyDBInstance", "PromoteReadReplica"]
+    order = [c.operation for c in ran.calls if c.operation in account.variant.order]
+    assert order == [*account.variant.order]
