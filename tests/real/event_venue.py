@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aws as ground
@@ -27,9 +28,10 @@ import test_aurora
 import test_rds
 from aws_aurora import AuroraService, aurora
 from aws_rds import Plant, Service, service
-from pg_cluster import need
+from pg_cluster import NODES, PORT, need
 from ruamel.yaml import YAML
 from strict_route53 import Strict as Zones
+from supabase_server import ORGANIZATION, REF, Supabase, supabase
 from test_rds import EAST, WEST
 from venue import APP
 
@@ -101,6 +103,9 @@ AURORA = Variant(
         "ModifyDBCluster": ("503",),
     },
 )
+
+
+SUPABASE = Variant("event-venue-supabase", supabase, object, frozenset(), ("", ""), {})
 
 
 class Lag:
@@ -323,7 +328,7 @@ class Account:
         """The shipped files with what one changes for an account. Returns the folder."""
         folder.mkdir()
         shipped = places.data("runbooks") / self.variant.folder
-        for book in ("failover", "rejoin"):
+        for book in (f.stem for f in shipped.glob("*.yaml") if f.stem not in ("system", "triggers")):
             (folder / f"{book}.yaml").write_text((shipped / f"{book}.yaml").read_text())
         text = (shipped / "system.yaml").read_text().replace(self.variant.folder, "event-venue")
         text = text.replace("event-venue", "venue")
@@ -356,6 +361,9 @@ class Account:
         parts["cdn"]["distribution"] = self.edge
         for site, origin in parts["cdn"]["sites"].items():
             origin["check"] = f"http://{DOOR[site]}:{HTTP}/healthz"
+        self._dns(parts)
+
+    def _dns(self, parts: Any) -> None:
         aliases = {s: {"alias": {"hosted_zone": LB_ZONE, "name": f"{d}."}} for s, d in DOOR.items()}
         parts["dns"].update(
             hosted_zone=self.zone, servers=list(self.zones.servers), resolvers=[self.zones.servers[1]], poll="50ms",
@@ -403,3 +411,60 @@ class Account:
         except s3.exceptions.ClientError:
             return None
         return next((t["Value"] for t in tags if t["Key"] == "relight-source"), None)
+
+
+class Project(Account):
+    """The system with its database at Supabase: real PostgreSQL, and real WAL to go back in."""
+
+    def __init__(self, server: Any, api: Supabase, zones: Zones, cluster: Any, folder: Path) -> None:
+        plant: Any = SimpleNamespace(cluster=cluster, ways={})
+        super().__init__(server, api, zones, plant, folder, variant=SUPABASE)  # type: ignore[arg-type]
+        self.api = api
+        api.on_restore = self.restored
+
+    def build(self) -> None:
+        self.server.set(settle_s=0.0)
+        self._names()
+        cluster = self.cluster
+        with cluster.admin("west-pg1") as admin:
+            admin.execute("ALTER DATABASE postgres OWNER TO relight")  # as it is at Supabase
+            admin.execute("CREATE ROLE app")
+            admin.execute((APP / "schema.sql").read_text())
+            admin.execute("GRANT app TO relight")
+        cluster.command("stop", "west-pg1")
+        self.base = cluster.folder / "base"  # the newest backup; what came after it is in the WAL
+        cluster._run("cp", "-a", str(cluster._data("west-pg1")), str(self.base))
+        cluster.command("start", "west-pg1")
+        self._bouncer("west", f"127.0.8.{NODES['west-pg1'][1]}:{PORT}")
+        self._app("west")
+        ground.until(lambda: ground.listening((DOOR["west"], HTTP)))
+
+    def restored(self, unix: int) -> None:
+        """The base, and the WAL up to that moment, on a new timeline."""
+        cluster, data = self.cluster, self.cluster._data("west-pg1")
+        cluster.command("stop", "west-pg1")
+        late = data.with_name("late")
+        data.rename(late)
+        cluster._run("cp", "-a", str(self.base), str(data))
+        target = f"recovery_target_time = '{datetime.fromtimestamp(unix, UTC).isoformat()}'"
+        wal = f"restore_command = 'cp {late}/pg_wal/%f %p'"
+        (data / "postgresql.auto.conf").write_text(f"{wal}\n{target}\nrecovery_target_action = 'promote'\n")
+        (data / "recovery.signal").touch()
+        for name in ("postgresql.auto.conf", "recovery.signal"):
+            cluster._own(data / name, 0o600)
+        cluster.command("start", "west-pg1")
+        ground.until(lambda: not cluster.query("west-pg1", "SELECT pg_is_in_recovery()")[0][0])
+
+    def _adapt(self, parts: Any) -> None:
+        for unused in ("traffic", "capacity", "storage"):  # no step of the restore is about them
+            del parts[unused]
+        west, east = (f"127.0.8.{NODES[n][1]}:{PORT}" for n in ("west-pg1", "east-pg1"))
+        nodes = parts["database"]["nodes"]
+        nodes["west"].update({"address": west, "from": {"east": f"127.0.8.1{NODES['west-pg1'][1]}:{PORT}"}})
+        nodes["east"]["address"] = east
+        parts["database"].update(
+            project=REF, name="venue", organization=ORGANIZATION, token="env:SUPABASE_TOKEN", api=self.api.url,
+            user="relight", password=f"file:{self.cluster.folder}/relight", sslmode="disable", timeout="5s",
+            poll="50ms", patience="5s", build_timeout="60s",
+        )  # fmt: skip
+        self._dns(parts)

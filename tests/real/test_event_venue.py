@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 import strict
 from aws_rds import Plant
-from event_venue import AURORA, RDS, REGIONS, Account
-from pg_cluster import Cluster
+from event_venue import AURORA, RDS, REGIONS, Account, Project
+from pg_cluster import Cluster, until
 from strict_route53 import strict_route53
+from supabase_server import TOKEN, supabase
 from test_rds import EAST, WEST
 
 from flows.engine import launch
@@ -53,6 +55,20 @@ def account(request, server, tmp_path, monkeypatch):
         found.files = found.system(tmp_path / "venue")
         yield found
     aws_secrets.forget()
+
+
+@pytest.fixture
+def project(server, tmp_path, monkeypatch):
+    server.reset()
+    monkeypatch.setenv("RELIGHT_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("SUPABASE_TOKEN", TOKEN)
+    with Cluster() as cluster, supabase() as api, strict_route53(server) as zones, contextlib.ExitStack() as stack:
+        (cluster.folder / "relight").write_text("relight-secret\n")
+        found = Project(server, api, zones, cluster, tmp_path)
+        stack.callback(found.close)
+        found.build()
+        found.files = found.system(tmp_path / "venue")
+        yield found
 
 
 class Ran:
@@ -159,3 +175,31 @@ def test_a_primary_that_is_gone_is_fenced_before_the_replica_is_promoted(account
     assert ran.outcomes["fence"] == "done"
     order = [c.operation for c in ran.calls if c.operation in account.variant.order]
     assert order == [*account.variant.order]
+
+
+BOOK = """
+runbook: failover
+steps:
+  - {id: fence, action: database.fence, with: {site: failed}, timeout: 20s, attempts: 2, on_failure: undo}
+  - {id: promote, action: database.promote, with: {site: target}, timeout: 20s, irreversible: true, on_failure: undo}
+"""
+
+
+def test_what_supabase_cannot_do_is_said_and_a_restore_goes_back_to_a_moment(project):
+    """The bad write is gone, the good one is there, clients are served; a call was throttled, an answer lost."""
+    (project.files / "failover.yaml").write_text(BOOK)
+    mode, cluster = {"given": {}}, project.cluster
+    refused = Ran(project, "failover", **mode)
+    assert refused.code != 0
+    assert "lets nobody promote a read replica" in refused.report.reason
+    cluster.query("west-pg1", "INSERT INTO rows VALUES (1) RETURNING n")
+    project.api.latest = int(time.time()) + 1
+    until(lambda: time.time() > project.api.latest + 0.1)
+    cluster.query("west-pg1", "INSERT INTO rows VALUES (2) RETURNING n")
+    project.api.faults.extend(["", "429", "", "", "", "lost"])
+    given = {k: VARS[k] for k in ("approvals", "scheme", "port")} | {"resolver": project.zones.servers[1]}
+    ran = Ran(project, "restore", waivers={"loss": "J. Doe: what came later is wrong"}, given=given)
+    assert ran.code == 0, ran.said()
+    assert cluster.query("west-pg1", "SELECT n FROM rows") == [(1,)]
+    assert [p for _, p, _ in project.api.heard].count("/database/backups/restore-pitr") == 1
+    assert cluster.query("west-pg1", "SHOW default_transaction_read_only") == [("off",)]
