@@ -96,7 +96,7 @@ AURORA = Variant(
     frozenset({"DescribeDBClusters", "DescribeGlobalClusters"}),
     ("ModifyDBCluster", "FailoverGlobalCluster"),
     {
-        "DescribeGlobalClusters": ("pass", "Throttling", "pass", "503", "pass", 0.3),
+        "DescribeGlobalClusters": ("pass", "Throttling", "pass", 0.3),
         "DescribeDBClusters": ("Throttling",),
         "FailoverGlobalCluster": ("lost",),
         "SwitchoverGlobalCluster": ("lost",),
