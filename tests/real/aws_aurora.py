@@ -37,7 +37,7 @@ class AuroraService(Service):
         }
 
     def _global(self, params: dict[str, Any]) -> Any:
-        if REGION not in self.away:  # moto has it in one region only; the service has it in each
+        if REGION not in self.away or not self.known:  # moto has it in one region only; the service has it in each
             self.known = self._moto("describe_global_clusters", REGION)["GlobalClusters"]
         found = copy.deepcopy(self.known)
         found = [g for g in found if g["GlobalClusterIdentifier"] == params["GlobalClusterIdentifier"]]
