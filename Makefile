@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EVERY ?= 8
+# A bound, for time: faults evenly of all, crashes too, and drawn schedules, a case.
+CLOUD ?= --every 2 --most 30 --depth 5
 # Workers where each can have a network of its own (the lab's addresses are fixed), else one after the other. Three, since
 # most of a real test is waiting: two leave processors idle.
 WORKERS ?= $(shell unshare --net true 2>/dev/null && echo 3 || echo 0)
@@ -47,7 +49,7 @@ format: install ## format the code
 endurance: install ## five failovers there and back for each fault, with figures
 	$(BIN)/python tests/benchmarks/endurance.py
 
-PROOFS := prove-failover prove-rejoin prove-event-venue
+PROOFS := prove-failover prove-rejoin prove-event-venue prove-event-venue-aurora prove-event-venue-supabase
 .PHONY: $(PROOFS)
 prove: $(PROOFS) ## every shipped runbook against a simulated world in which everything goes wrong; make -j2 prove: two at a time
 
@@ -57,8 +59,14 @@ prove-failover: install
 prove-rejoin: install
 	$(BIN)/relight prove rejoin --system lab --every $(EVERY) --depth 50
 
-prove-event-venue: install
-	$(BIN)/relight prove failover --system event-venue --scenario kill-primary --scenario healthy --every 60 --depth 10
+prove-event-venue prove-event-venue-aurora: prove-%: install
+	$(BIN)/relight prove failover --system $* $(CLOUD)
+	$(BIN)/relight prove rejoin --system $* --mode forced $(CLOUD)
+	$(BIN)/relight prove failover --system $* --mode forced --scenario site-gone --waive fence='the region is dark' $(CLOUD)
+
+prove-event-venue-supabase: install
+	$(BIN)/relight prove restore --system event-venue-supabase --mode forced --scenario healthy $(CLOUD)
+	$(BIN)/relight prove restore --system event-venue-supabase --mode forced --scenario kill-primary --waive fence='it is dead' $(CLOUD)
 
 crash: install ## the engine killed at every record of a real failover, each in a failover of its own
 	RELIGHT_CRASH=all $(BIN)/python -m pytest -s tests/real/test_crash.py

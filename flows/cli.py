@@ -26,7 +26,17 @@ from flows import (
     cli_safety,
     cli_serve,
 )
-from flows.cli_read import FromOption, JsonOption, ModeOption, RunArgument, SystemOption, ToOption, VarOption, read_vars
+from flows.cli_read import (
+    FromOption,
+    JsonOption,
+    ModeOption,
+    RunArgument,
+    SystemOption,
+    ToOption,
+    VarOption,
+    read_vars,
+    read_waivers,
+)
 from flows.engine import abort as abort_request
 from flows.engine import (
     eventloop,
@@ -35,10 +45,8 @@ from flows.engine import (
     outlook,
     places,
     prefectserver,
-    readygate,
     report,
     roles,
-    safety,
     standby,
     takeover,
     view,
@@ -71,7 +79,6 @@ app.add_typer(cli_metrics.app)
 app.add_typer(cli_review.app)
 app.add_typer(cli_deploy.app)
 
-WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules", readygate.WAIVER)
 
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
@@ -144,7 +151,7 @@ def run(
 
     Example: `relight run failover --system lab`
     """
-    wish, waivers = roles.Wish(leave, to), _waivers(waive or [])
+    wish, waivers = roles.Wish(leave, to), read_waivers(waive)
     request = launch.Request(
         system_name,
         name,
@@ -157,16 +164,6 @@ def run(
         vars=read_vars(variables),
     )
     _finish(_follow(request, offline=offline), as_json=as_json)
-
-
-def _waivers(asked: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for one in asked:
-        rule, _, why = one.partition("=")
-        if rule not in WAIVERS or not why.strip():
-            raise BadInput(f"--waive {one!r}: expected RULE=who and why, with RULE one of {', '.join(WAIVERS)}")
-        found[rule] = why.strip()
-    return found
 
 
 def _time(text: str | None) -> datetime | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from flows.cli_read import JsonOption, SystemOption, read_vars
+from flows.cli_read import JsonOption, SystemOption, read_vars, read_waivers
 from flows.engine import prove as proving
 from flows.engine import schedule as schedules
 from flows.engine.report import seconds
@@ -36,10 +37,17 @@ def prove(
     ] = None,
     every: Annotated[int, typer.Option("--every", min=1, help="Play every n-th fault; crashes always all.")] = 1,
     depth: Annotated[int, typer.Option("--depth", min=0, help="Schedules of 2 to 4 deviations to draw a case.")] = 200,
+    most: Annotated[
+        int,
+        typer.Option("--most", min=0, help="At most so many faults a case, evenly of all, crashes too. 0: no limit."),
+    ] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Of the draws and the jitter.")] = 1,
     replay: Annotated[str | None, typer.Option("--replay", help="Play one schedule, for example kill@37.")] = None,
     variables: Annotated[
         list[str] | None, typer.Option("--var", help="NAME=VALUE of the runbook's vars, for this proof.")
+    ] = None,
+    waive: Annotated[
+        list[str] | None, typer.Option("--waive", help="RULE=who and why, as `relight run` takes it.")
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes.")] = os.cpu_count() or 1,
     as_json: JsonOption = False,
@@ -54,7 +62,16 @@ def prove(
     if mode not in MODES:
         raise typer.BadParameter(f"expected forced, graceful or all, got {mode!r}", param_hint="--mode")
     question = proving.Question(
-        system_name, name, MODES[mode], tuple(scenario or ()), every, depth, seed, tuple(read_vars(variables).items())
+        system_name,
+        name,
+        MODES[mode],
+        tuple(scenario or ()),
+        every,
+        depth,
+        seed,
+        tuple(read_vars(variables).items()),
+        tuple(read_waivers(waive).items()),
+        most,
     )
     if replay is not None:
         _, story = proving.replay(question, schedules.parse(replay))
@@ -83,6 +100,7 @@ def proof_json(proof: proving.Proof) -> dict[str, Any]:
         "cases": proof.cases,
         "passed_over": proof.passed_over,
         "verdicts": dict(proof.tally.verdicts),
+        "two_writers_accepted": proof.tally.accepted,
         "violations": [asdict(v) for v in proof.tally.violations.values()],
         "worst_rto": {component: asdict(w) for component, w in proof.tally.worst.items()},
     }
@@ -106,8 +124,12 @@ def _show(proof: proving.Proof) -> None:
     for v in tally.violations.values():
         out.print(f"VIOLATION {v.invariant}", style="bold red", soft_wrap=True)
         out.print(f"  {v.times} schedules; shortest: {'; '.join(v.where) or 'nothing goes wrong'}", soft_wrap=True)
-        again = f"--mode {v.mode} --scenario {v.scenario} --seed {v.seed} --replay '{v.schedule}'"
+        given = "".join(f" --waive {rule}={shlex.quote(why)}" for rule, why in proof.question.waivers)
+        again = f"--mode {v.mode} --scenario {v.scenario} --seed {v.seed} --replay '{v.schedule}'{given}"
         out.print(f"  again: relight prove {proof.question.runbook} -s {proof.question.system} {again}", soft_wrap=True)
+    if tally.accepted:
+        said = "what the waiver of the fence accepts: two nodes took writes, or might have"
+        out.print(f"{said}, in {tally.accepted} schedules", style="yellow", soft_wrap=True)
     if proof.holds:
         out.print("no invariant was broken", style="bold green")
 
@@ -115,7 +137,8 @@ def _show(proof: proving.Proof) -> None:
 def _show_story(story: Story, *, as_json: bool) -> None:
     happened = [f"{kind} at event {event.at}: {event.what}" for kind, event in story.happened]
     if as_json:
-        found = {"verdicts": story.verdicts, "violations": story.violations, "happened": happened, "end": story.end}
+        found: dict[str, Any] = {"verdicts": story.verdicts, "violations": story.violations, "accepted": story.accepted}
+        found |= {"happened": happened, "end": story.end}
         print(json.dumps({**found, "events": [f"{e.at} {e.kind} {e.what}" for e in story.trace]}, indent=2))
         return
     for event in story.trace:
@@ -123,6 +146,8 @@ def _show_story(story: Story, *, as_json: bool) -> None:
     for line in happened:
         out.print(line, style="yellow", soft_wrap=True)
     out.print(f"verdicts: {', '.join(story.verdicts)}", soft_wrap=True)
+    for what in story.accepted:
+        out.print(f"accepted by the waiver of the fence: {what}", style="yellow", soft_wrap=True)
     for violation in story.violations:
         out.print(f"VIOLATION {violation}", style="bold red", soft_wrap=True)
     if not story.violations:

@@ -23,8 +23,10 @@ from flows.engine import (
     outlook,
     places,
     preview,
+    readygate,
     report,
     roles,
+    safety,
     supervisor,
     view,
 )
@@ -63,6 +65,21 @@ def read_vars(asked: list[str] | None) -> dict[str, str]:
         if not name or not equals:
             raise BadInput(f"--var {one!r}: expected NAME=VALUE, for example approvals=1")
         found[name] = value
+    return found
+
+
+WAIVERS = ("loss", "fence", safety.WAIVER, "safety-rules", readygate.WAIVER)
+"""Rules that a person may waive by name."""
+
+
+def read_waivers(asked: list[str] | None) -> dict[str, str]:
+    """``--waive RULE=WHO AND WHY`` as given. Raises BadInput."""
+    found: dict[str, str] = {}
+    for one in asked or []:
+        rule, _, why = one.partition("=")
+        if rule not in WAIVERS or not why.strip():
+            raise BadInput(f"--waive {one!r}: expected RULE=who and why, with RULE one of {', '.join(WAIVERS)}")
+        found[rule] = why.strip()
     return found
 
 

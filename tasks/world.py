@@ -131,11 +131,21 @@ class Data:
     down: set[str] = field(default_factory=set)
     """Sites that are gone as a whole."""
     acknowledged: list[int] = field(default_factory=list)
+    written_at: dict[int, float] = field(default_factory=dict)
+    """Write -> when."""
+    given_up: set[int] = field(default_factory=set)
+    """Acknowledged writes that a restore took away again, within the loss budget."""
+    rpo_s: float = 0.0
+    """Of the database: what a restore may take away."""
+    restoring: bool = False
+    restores: int = 0
     probes: list[str] = field(default_factory=list)
     promotions: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
-    waived: Callable[[], bool] = lambda: False
-    """A loss was waived by name."""
+    accepted: list[str] = field(default_factory=list)
+    """What would be a violation, had nobody waived the rule by name."""
+    waived: Callable[[str], bool] = lambda _rule: False
+    """Rule (``loss``, ``fence``) -> it was waived by name."""
     _newest_ack: int = 0
     _written: int = 0
 
@@ -153,6 +163,13 @@ class Data:
         if what not in self.violations:
             self.violations.append(what)
 
+    def two_writers(self, what: str) -> None:
+        """Note it as broken, or as accepted by whoever waived the proof of a fence."""
+        if not self.waived("fence"):
+            self.violate(f"one writer: {what}")
+        elif what not in self.accepted:
+            self.accepted.append(what)
+
     # ---- the database ----
 
     def streams(self, node: Node) -> bool:
@@ -169,6 +186,7 @@ class Data:
             raise Rejected(f"{node.name} takes no writes")
         if n is not None:
             node.log.append(n)
+            self.written_at[n] = self.now
         node.last_commit = self.now
         following = [r for r in self.nodes.values() if r.upstream == node.name and self.streams(r)]
         for replica in following:
@@ -183,9 +201,9 @@ class Data:
     def acknowledge(self, node: Node, n: int) -> None:
         """A client heard that write ``n`` is safe."""
         if node.timeline < self._newest_ack:
-            self.violate(
-                f"one writer: {node.name} acknowledged a write on timeline {node.timeline} after a newer primary"
-            )
+            self.two_writers(f"{node.name} acknowledged a write on timeline {node.timeline} after a newer primary")
+            if self.waived("fence"):
+                return  # lost with the old primary, as accepted
         self._newest_ack = max(self._newest_ack, node.timeline)
         self.acknowledged.append(n)
 
@@ -199,9 +217,9 @@ class Data:
         if [o for o in others if self.nodes[o].writable]:
             raise Contradiction(f"{', '.join(others)} takes writes")
         if others:
-            self.violate(f"one writer: {node.name} was promoted while {', '.join(others)} was not fenced")
+            self.two_writers(f"{node.name} was promoted while {', '.join(others)} was not fenced")
         lost = set(self.acknowledged) - set(node.log)
-        if lost and not self.waived():
+        if lost and not self.waived("loss"):
             self.violate(f"loss budget: promoting {node.name} lost {len(lost)} acknowledged writes")
         node.replica, node.upstream = False, None
         node.timeline = max(n.timeline for n in self.nodes.values()) + 1
@@ -209,6 +227,14 @@ class Data:
         node.live = ASYNC  # its standbys are gone: promotion goes before durability
         node.note = (node.name, ASYNC)
         self.promotions[node.name] += 1
+
+    def give_up(self, name: str, writes: Iterable[int]) -> None:
+        """What a restore takes away is within the loss budget, or somebody waived it."""
+        lost = set(self.acknowledged) & set(writes)
+        oldest_s = max((self.now - self.written_at[n] for n in lost), default=0.0)
+        if oldest_s > self.rpo_s and not self.waived("loss"):
+            self.violate(f"loss budget: restoring {name} took away a write that was {oldest_s:.0f} s old")
+        self.given_up |= lost
 
     def follow(self, node: Node, upstream: Node) -> None:
         """Point ``node`` at ``upstream``; it streams if its history is part of that one's."""

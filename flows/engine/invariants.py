@@ -48,7 +48,10 @@ class Rules:
         self._undone: dict[str, set[str]] = {}
         self._engines: list[Process] = []
         self._domains = {n: c.provider.partition(".")[0] for n, c in ready.loaded.system.components.items()}
-        world.waived = lambda: any("loss" in r.get("waivers", {}) for r in self._heads)
+        world.rpo_s = max(
+            (ready.rpo_s.get(n, 0.0) for n in self._domains if self._domains[n] == "database"), default=0.0
+        )
+        world.waived = lambda rule: any(rule in r.get("waivers", {}) for r in self._heads)
         self._heads: list[Record] = []
 
     # ---- who may ----
@@ -98,7 +101,7 @@ class Rules:
         """Right after an effect."""
         able = [n for n in self.world.primaries() if self._acknowledges(n.name)]
         if len(able) > 1:
-            self.world.violate(f"one writer: {' and '.join(n.name for n in able)} take writes after {what}")
+            self.world.two_writers(f"{' and '.join(n.name for n in able)} take writes after {what}")
         for (name, rdtype), record in self.world.records.items():
             if not record.rrset.values:
                 self.world.violate(f"DNS never goes empty: {name} {rdtype} after {what}")
@@ -106,6 +109,8 @@ class Rules:
         if promotions > max(1, len(self._heads)):
             nodes = ", ".join(self.world.promotions)
             self.world.violate(f"no effect doubled: {promotions} promotions in {len(self._heads)} runs ({nodes})")
+        if self.world.restores > max(1, len(self._heads)):
+            self.world.violate(f"no effect doubled: {self.world.restores} restores in {len(self._heads)} runs")
 
     def _acknowledges(self, name: str) -> bool:
         """It would acknowledge a commit now: every standby that it promised streams."""
@@ -174,6 +179,8 @@ class Rules:
         for name, was in before["nodes"].items():
             if was == "hung" and end["nodes"][name].startswith("primary"):
                 before["nodes"][name] = end["nodes"][name]  # a process that hung is started again, not hung again
+            if was == "down" and told.returned and end["nodes"][name] == "primary":
+                before["nodes"][name] = "primary"  # it came back by itself meanwhile
         left = {k: (before[k], end[k]) for k in end if before[k] != end[k]}
         if left:
             self.world.violate(f"undone, but not as before: {left}")
@@ -192,6 +199,6 @@ class Rules:
             world.violate(f"postconditions: {told.verdict}, but a client's write is not acknowledged")
         primaries = world.primaries()
         if len(primaries) == 1:
-            lost = set(world.acknowledged) - set(primaries[0].log)
-            if lost and not world.waived():
+            lost = set(world.acknowledged) - set(primaries[0].log) - world.given_up
+            if lost and not world.waived("loss"):
                 world.violate(f"loss budget: {len(lost)} acknowledged writes are not on {primaries[0].name}")

@@ -36,9 +36,12 @@ class Question:
     Attributes:
         scenarios: names, or empty for all in which the runbook has something to do and succeeds.
         every: 1 plays every single deviation; n every n-th (crashes are never left out, see ``chosen_singles``).
+        most: of those at most so many a case, spread evenly over all of them, crashes too; 0: no limit.
         depth: how many schedules of two to four deviations to draw for each case.
         seed: of the draws and of the engine's jitter.
         vars: variables of the runbook with another value, as (name, text).
+        waivers: rules that somebody waives by name, as (rule, who and why). What a waived rule would have forbidden is
+            counted apart, see ``Tally.accepted``.
     """
 
     system: str
@@ -49,6 +52,8 @@ class Question:
     depth: int = 200
     seed: int = 1
     vars: tuple[tuple[str, str], ...] = ()
+    waivers: tuple[tuple[str, str], ...] = ()
+    most: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class Tally:
     explored: int = 0
     crashes: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
+    accepted: int = 0
+    """In so many schedules there were two writers, where the proof of a fence was waived."""
     violations: dict[tuple[str, str, str], Violation] = field(default_factory=dict)
     worst: dict[str, Worst] = field(default_factory=dict)
 
@@ -95,6 +102,7 @@ class Tally:
         self.explored += 1
         self.crashes += any(d.kind.startswith("kill") for d in story.schedule)
         self.verdicts[story.verdict.partition(":")[0]] += 1
+        self.accepted += bool(story.accepted)
         for text in story.violations:
             invariant = text.partition(":")[0]
             where = tuple(f"{kind} at {event.what}" for kind, event in story.happened)
@@ -141,6 +149,7 @@ class Tally:
         """Add another tally."""
         self.explored += other.explored
         self.crashes += other.crashes
+        self.accepted += other.accepted
         self.verdicts += other.verdicts
         for key, violation in other.violations.items():
             self._keep(key, violation)
@@ -169,7 +178,15 @@ def case_of(question: Question, mode: Mode, scenario: str) -> Case:
         raise BadInput(f"no scenario {scenario!r}; known: {', '.join(SCENARIOS)}")
     chosen = dict(question.vars)
     ready = launch.prepare(question.system, question.runbook, mode, chosen)
-    request = launch.Request(question.system, question.runbook, mode, trigger="prove", operator="prove", vars=chosen)
+    request = launch.Request(
+        question.system,
+        question.runbook,
+        mode,
+        waivers=dict(question.waivers),
+        trigger="prove",
+        operator="prove",
+        vars=chosen,
+    )
     return Case(ready, mode, SCENARIOS[scenario], request, question.seed)
 
 
@@ -247,7 +264,7 @@ class Work:
 
 
 def _work(question: Question, key: tuple[Mode, str], calm: Story) -> Iterable[Work]:
-    chosen = chosen_singles(calm.trace, question.every)
+    chosen = spread(chosen_singles(calm.trace, question.every), question.most)
     for start in range(0, len(chosen), CHUNK):
         yield Work(question, *key, calm.end, tuple(chosen[start : start + CHUNK]))
     if question.depth:
@@ -272,6 +289,13 @@ def chosen_singles(trace: Sequence[Event], every: int) -> list[Schedule]:
     for number, kind in enumerate(sorted({s[0].kind for s in left})):
         chosen += [s for s in left if s[0].kind == kind][number % every :: every]
     return chosen
+
+
+def spread(schedules: Sequence[Schedule], most: int) -> list[Schedule]:
+    """At most ``most`` of them (0: all), evenly from the first to the last."""
+    if not most or len(schedules) <= most:
+        return list(schedules)
+    return [schedules[n * len(schedules) // most] for n in range(most)]
 
 
 def _do(work: Work) -> tuple[Tally, int]:

@@ -63,6 +63,8 @@ class Story:
     schedule: Schedule
     verdicts: list[str]
     violations: list[str]
+    accepted: list[str]
+    """Two writers, where somebody waived the proof that there is one."""
     trace: list[Event]
     happened: list[tuple[str, Event]]
     end: dict[str, Any]
@@ -156,8 +158,8 @@ class Play:
         )
         violations = [*self.world.violations]
         return Story(
-            self.schedule, self.verdicts, violations, self.sim.trace, self.sim.happened, end, self.last,
-            loop.time() - started,
+            self.schedule, self.verdicts, violations, [*self.world.accepted], self.sim.trace, self.sim.happened, end,
+            self.last, loop.time() - started,
         )  # fmt: skip
 
     def _stayed(self) -> bool:

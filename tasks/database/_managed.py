@@ -191,6 +191,16 @@ async def settled(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], l
         await asyncio.sleep(every_s)
 
 
+async def tagged(control: ControlPlane, unit: Unit, **tags: str) -> None:
+    """Tag it; where the answer was lost, looking tells. Raises NotYet where the tags are not there."""
+    try:
+        await control.tag(unit, **tags)
+    except EffectUnknown as e:
+        now = (await control.mine(unit.node)).tags
+        if any(now.get(f"relight:{key.replace('_', '-')}") != value for key, value in tags.items()):
+            raise NotYet(f"{e.message}; {unit.name} does not have its tags yet") from e
+
+
 class Managed(Standing):
     """Reads by SQL, fences through the control plane. Base of ``database.rds`` and ``database.aurora``."""
 
@@ -269,7 +279,7 @@ class Managed(Standing):
             raise Rejected(f"security group {group} lets somebody in; a quarantine must have no rule. Empty it")
         if found.security_groups != (group,):
             # No time yet: what was connected before is only ended by a restart after the groups are in force.
-            await self._control.tag(found, fenced=" ".join(found.groups_before_fence()), fenced_at="-")
+            await tagged(self._control, found, fenced=" ".join(found.groups_before_fence()), fenced_at="-")
             with contextlib.suppress(EffectUnknown):  # looking tells
                 await self._control.change_groups(found, (group,))
 
@@ -285,7 +295,7 @@ class Managed(Standing):
             raise NotYet(f"{found.name} is {seen.status}, its security groups are {', '.join(seen.security_groups)}")
         if await self._quarantined(seen):
             return
-        await self._control.tag(seen, fenced_at=self._around.clock.utc().isoformat(timespec="seconds"))
+        await tagged(self._control, seen, fenced_at=self._around.clock.utc().isoformat(timespec="seconds"))
         with contextlib.suppress(EffectUnknown):
             await self._control.reboot(seen)
 

@@ -83,4 +83,8 @@ class Console:
         except NoConnection as e:
             raise Unreachable(e.message, site=site) from e
         except psycopg.Error as e:
+            if "server_login_retry" in str(
+                e
+            ):  # it waits between two tries; a server that was promoted just now is there
+                raise Unreachable(f"{server.label}: {said(e)}", site=site) from e
             raise Rejected(f"{server.label} refused: {said(e)}") from e

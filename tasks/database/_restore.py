@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, Field
 from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, SiteParam
 from tasks.database import _loss
-from tasks.database._proof import prove, told
+from tasks.database._proof import look, prove, told
 from tasks.database.protocol import Database, Restartable, Restorable
 from tasks.errors import LossAboveBudget, NotFenced, NotYet, Rejected, RelightError
 from tasks.waiting import until
@@ -32,8 +32,11 @@ class Restore(Action):
     async def observe(self, ctx: Context) -> Observation:
         database = ctx.component(self.component, Database)
         restorable = ctx.component(self.component, Restorable)
-        view = await database.view(restorable.restores())
-        facts: Facts = {"component": self.component, "timeline": view.timeline, "node": view.node}
+        views = await look(database)
+        view = views[restorable.restores()]
+        # Where it does not answer its replicas know its timeline: without one, a restore that is done looks like none.
+        timeline = max((v.timeline for v in views.values() if v.timeline), default=None)
+        facts: Facts = {"component": self.component, "timeline": view.timeline or timeline, "node": view.node}
         # Only an intent of this very step makes a newer timeline its doing.
         before = [int(i["timeline"]) for i in ctx.intended if i.get("timeline") is not None]
         if before and view.in_recovery is False and (view.timeline or 0) > min(before):

@@ -6,7 +6,7 @@ import asyncio
 
 from tasks.database._reading import Reading
 from tasks.database.protocol import NodeView
-from tasks.errors import Contradiction, Rejected
+from tasks.errors import Contradiction, Rejected, Unreachable
 
 
 class Standing(Reading):
@@ -27,10 +27,14 @@ class Standing(Reading):
         return mine
 
     async def _one_primary(self, upstream: str, but: str) -> NodeView:
-        """View of ``upstream``. Raises Contradiction unless it is the one primary that takes writes, ``but`` aside."""
+        """View of ``upstream``. Raises Contradiction unless it is the one primary that takes writes, ``but`` aside, and
+        Unreachable where it gives no answer, which says nothing of it.
+        """
         names = [n for n in self.nodes() if n != but]
         views = dict(zip(names, await asyncio.gather(*(self.view(n) for n in names)), strict=True))
         seen = views[upstream]
+        if seen.reach == "silent":
+            raise Unreachable(f"{upstream} does not answer: {seen.why}. Nothing was changed on {but}.")
         if seen.reach != "answers" or seen.in_recovery is not False or seen.read_only:
             what = seen.why or ("it is a replica" if seen.in_recovery else "it is read only")
             raise Contradiction(f"{upstream} is no primary that takes writes: {what}. Nothing was changed on {but}.")

@@ -15,6 +15,7 @@ Aurora User Guide, *Using switchover or failover in Aurora Global Database*.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
@@ -34,6 +35,8 @@ from tasks.variables import expand
 
 T = TypeVar("T")
 
+LOOKS = 3
+"""How often the control plane is asked before its throttling is passed on."""
 ROLE = """
 SELECT pg_is_in_recovery() AS in_recovery, current_setting('default_transaction_read_only')::boolean AS read_only
 """
@@ -110,18 +113,23 @@ class Aurora(Managed):
             return await ask(self._reader(node, reader), work)
 
     async def _told(self, node: str, *, replica: bool) -> tuple[Membership | None, datetime | None]:
-        """What the control plane says; None where it does not answer. Raises NotYet where it asks to come back later: a
-        secondary must not look dead for that.
+        """What the control plane says; None where it does not answer. Where it asks to come back later that is done
+        ``LOOKS`` times, then it raises NotYet: a secondary must not look dead for that.
         """
         region = self._aurora.nodes[node].region
-        try:
-            told = await self._clusters.membership(region)
-            complete = await self._clusters.complete_until(node, self._around.clock.utc()) if replica else None
-        except NotYet:
-            raise
-        except RelightError:
-            return None, None
-        return told, complete
+        for left in reversed(range(LOOKS)):
+            try:
+                told = await self._clusters.membership(region)
+                complete = await self._clusters.complete_until(node, self._around.clock.utc()) if replica else None
+            except NotYet:
+                if not left:
+                    raise
+                await asyncio.sleep(self._access.poll)
+            except RelightError:
+                break
+            else:
+                return told, complete
+        return None, None
 
     async def promote(self, node: str) -> None:
         """See the Protocol, and the head of this module for which of the two calls it is."""

@@ -13,6 +13,7 @@ What Supabase lets nobody do, and what to do instead (supabase.com/docs, *Read R
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import ClassVar, Literal, TypeVar
 
@@ -27,7 +28,7 @@ from tasks.database._reading import one
 from tasks.database._session import Connection, Server, ask, said
 from tasks.database._standing import Standing
 from tasks.database._supabase_api import Access, Api, Project
-from tasks.database.protocol import Backups
+from tasks.database.protocol import Backups, WriteProbe
 from tasks.errors import BadInput, EffectUnknown, NotYet, Rejected
 from tasks.quantities import Duration
 from tasks.secrets import SecretRef
@@ -220,6 +221,13 @@ class Supabase(Standing):
 
 class Restoring(Supabase):
     """The same, with what ``Restorable`` asks."""
+
+    async def try_write(self, node: str, vantage: str) -> WriteProbe:
+        """That nothing listens proves nothing here: Supabase starts a dead server by itself."""
+        tried = await super().try_write(node, vantage)
+        if tried.outcome != "gone":
+            return tried
+        return replace(tried, outcome="silent", detail=f"{tried.detail}; Supabase may start it again at any moment")
 
     async def backups(self) -> Backups:
         return await self.api.backups()

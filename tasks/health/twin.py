@@ -7,8 +7,8 @@ import re
 from urllib.parse import urlsplit
 
 from tasks.contract import Surroundings
+from tasks.database._told import Cluster
 from tasks.database.protocol import NodeView
-from tasks.database.twin import _Cluster
 from tasks.errors import Rejected, Unreachable
 from tasks.health.protocol import Agents
 from tasks.network import Ask, Reply
@@ -33,7 +33,7 @@ class AgentsTwin:
         def look() -> tuple[NodeView, ...]:
             if place in self._world.down:
                 raise Unreachable(f"the agent of {place} does not answer")
-            database = next(c for c in map(self._around.components, ("database",)) if isinstance(c, _Cluster))
+            database = next(c for c in map(self._around.components, ("database",)) if isinstance(c, Cluster))
             return tuple(database._view(n) for n in database.nodes())
 
         return await self._sim.read(self._name, f"look {place}", look)

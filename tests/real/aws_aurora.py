@@ -7,8 +7,9 @@ its members neither a state nor whether they are connected.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ class AuroraService(Service):
     def __init__(self, moto: Any, plant: Plant | None = None) -> None:
         super().__init__(moto, plant)
         self.writer = ""
+        self.known: list[dict[str, Any]] = []
         self.failing: dict[str, Any] = {}
         self.connected: dict[str, str] = {}
         self.handlers |= {
@@ -35,7 +37,9 @@ class AuroraService(Service):
         }
 
     def _global(self, params: dict[str, Any]) -> Any:
-        found = self._moto("describe_global_clusters", REGION)["GlobalClusters"]
+        if REGION not in self.away or not self.known:  # moto has it in one region only; the service has it in each
+            self.known = self._moto("describe_global_clusters", REGION)["GlobalClusters"]
+        found = copy.deepcopy(self.known)
         found = [g for g in found if g["GlobalClusterIdentifier"] == params["GlobalClusterIdentifier"]]
         if not found:
             raise Refused("GlobalClusterNotFoundFault", "no such global cluster")
@@ -80,7 +84,7 @@ class AuroraService(Service):
                 self.plant.promote(name)
                 self.plant.admit(name, clients=True)  # its writer endpoint is active from now on
             self.writer, self.failing = target, {}
-            self.connected[old] = "pending-resync"
+            self.connected |= {target: "connected", old: "pending-resync"}
             if not lossy:
                 self.back(old_name, old, name)
 
@@ -88,10 +92,17 @@ class AuroraService(Service):
         return {"GlobalCluster": {**now, "FailoverState": self.failing}}
 
     def back(self, name: str, arn: str, source: str) -> None:
-        """The service makes the old primary a secondary again."""
+        """The service makes the old primary a secondary again, whose writer endpoint takes no connections."""
         if self.plant:
             self.plant.copy(name, source)
+            self.plant.admit(name, clients=False)
         self.connected[arn] = "connected"
+
+    def cut_off(self, region: str) -> None:
+        """Nothing of ``region`` reaches the members in the others."""
+        for member in self._global({"GlobalClusterIdentifier": "venue"})["GlobalClusters"][0]["GlobalClusterMembers"]:
+            if member["DBClusterArn"].split(":")[3] != region:
+                self.connected[member["DBClusterArn"]] = "pending-resync"
 
     def _clusters(self, params: dict[str, Any]) -> Any:
         answer = self._moto("describe_db_clusters", **params)
@@ -130,15 +141,15 @@ class AuroraService(Service):
         """An instance of a cluster: its server is the cluster's."""
         super()._restart(name.rpartition("-")[0])
 
-    def lag(self, cluster: str, region: str, milliseconds: float) -> None:
-        """CloudWatch hears how far behind ``cluster`` is now."""
+    def lag(self, cluster: str, region: str, milliseconds: float, ahead_s: float = 0.0) -> None:
+        """CloudWatch hears how far behind ``cluster`` is now; ``ahead_s``: by a clock that is so much ahead."""
         self.moto.client("cloudwatch", region).put_metric_data(
             Namespace="AWS/RDS",
             MetricData=[
                 {
                     "MetricName": "AuroraGlobalDBRPOLag",
                     "Dimensions": [{"Name": "DBClusterIdentifier", "Value": cluster}],
-                    "Timestamp": datetime.now(UTC),
+                    "Timestamp": datetime.now(UTC) + timedelta(seconds=ahead_s),
                     "Value": milliseconds,
                     "Unit": "Milliseconds",
                 }

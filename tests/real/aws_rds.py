@@ -82,12 +82,15 @@ class Plant:
         self.ways = {i: [Way((f"127.0.8.{NODES[n][1]}", PORT)) for _ in range(2)] for i, n in nodes.items()}
 
         self.more: list[Way] = []
+        self.read_only: set[str] = set()
+        """Instances whose parameter group says so; a copy of another server uses that group as well."""
 
     def promote(self, name: str) -> None:
         with self.cluster.admin(self.nodes[name]) as admin:
             admin.execute("SELECT pg_promote(true)")
 
     def parameter(self, name: str, *, on: bool) -> None:
+        (self.read_only.add if on else self.read_only.discard)(name)
         with self.cluster.admin(self.nodes[name]) as admin:
             admin.execute(f"ALTER SYSTEM SET {PARAMETER} = {'on' if on else 'off'}")
             admin.execute("SELECT pg_reload_conf()")
@@ -109,6 +112,8 @@ class Plant:
                 admin.execute("SELECT pg_create_physical_replication_slot(%s)", (slot,))
         self.cluster.command("kill", self.nodes[name])
         self.cluster.command("copy", self.nodes[name], self.nodes[source])
+        if name in self.read_only:
+            self.parameter(name, on=True)
         self.admit(name, clients=True)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The ground of ``runbooks/event-venue``: an account of its own on moto's server, with strict layers before it.
+"""The ground of ``runbooks/event-venue*``: an account of its own on moto's server, with strict layers before it.
 
 What runs in it is real: PostgreSQL at the RDS endpoints, PgBouncer, Redis, the lab's application server at each door.
 
@@ -11,19 +11,27 @@ import json
 import pwd
 import signal
 import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aws as ground
 import dns.message
 import dns.query
 import redis
-from aws_rds import Plant, Service
-from pg_cluster import need
+import test_aurora
+import test_rds
+from aws_aurora import AuroraService, aurora
+from aws_rds import Plant, Service, service
+from pg_cluster import NODES, PORT, need
 from ruamel.yaml import YAML
 from strict_route53 import Strict as Zones
-from test_rds import EAST, WEST, Venue
+from supabase_server import ORGANIZATION, REF, Supabase, supabase
+from test_rds import EAST, WEST
 from venue import APP
 
 from flows.engine import places
@@ -49,22 +57,101 @@ auth_file = {folder}/users
 admin_users = relight
 pool_mode = transaction
 server_login_retry = 1
+server_connect_timeout = 2
 query_wait_timeout = 5
 """
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one variant of the system has of its own: its folder, its database, and the calls that this one takes.
+
+    ``asked``: of a region that is dark. ``order``: the fence, and the promotion after it. ``faults``: operation -> what
+    goes wrong with it.
+    """
+
+    folder: str
+    database: Callable[..., Any]
+    venue: type[Any]
+    asked: frozenset[str]
+    order: tuple[str, str]
+    faults: dict[str, tuple[str | float, ...]]
+
+
+RDS = Variant(
+    "event-venue",
+    service,
+    test_rds.Venue,
+    frozenset({"DescribeDBInstances"}),
+    ("ModifyDBInstance", "PromoteReadReplica"),
+    {
+        "DescribeDBInstances": ("Throttling", "pass", "503", "pass", 0.3),
+        "PromoteReadReplica": ("Throttling", "lost"),
+        "ModifyDBInstance": ("503",),
+    },
+)
+AURORA = Variant(
+    "event-venue-aurora",
+    aurora,
+    test_aurora.Venue,
+    frozenset({"DescribeDBClusters", "DescribeGlobalClusters"}),
+    ("ModifyDBCluster", "FailoverGlobalCluster"),
+    {
+        "DescribeGlobalClusters": ("pass", "Throttling", "pass", 0.3),
+        "DescribeDBClusters": ("Throttling",),
+        "FailoverGlobalCluster": ("lost",),
+        "SwitchoverGlobalCluster": ("lost",),
+        "ModifyDBCluster": ("503",),
+    },
+)
+
+
+SUPABASE = Variant("event-venue-supabase", supabase, object, frozenset(), ("", ""), {})
+
+
+class Lag:
+    """CloudWatch hears of the lag of both clusters all the time, as the service tells it.
+
+    Its clock is ahead: a figure is of a minute and comes after it, so a planned move waits until the minute after the
+    fence is over. Here that takes some seconds.
+    """
+
+    AHEAD_S = 50.0
+
+    def __init__(self, rds: AuroraService) -> None:
+        self._rds, self._over = rds, threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+        self._thread.start()
+
+    def _tell(self) -> None:
+        while True:
+            for cluster, region in ((WEST, REGIONS["west"]), (EAST, REGIONS["east"])):
+                self._rds.lag(cluster, region, 0, ahead_s=self.AHEAD_S)
+            if self._over.wait(1):
+                return
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(20)
 
 
 class Account:
     """What somebody set up beforehand, and the processes of two regions. Use inside an ExitStack."""
 
-    def __init__(self, server: Any, rds: Service, zones: Zones, plant: Plant, folder: Path) -> None:
+    def __init__(
+        self, server: Any, rds: Service, zones: Zones, plant: Plant, folder: Path, *, variant: Variant = RDS
+    ) -> None:
         self.server, self.rds, self.zones, self.plant, self.folder = server, rds, zones, plant, folder
-        self.cluster = plant.cluster
+        self.cluster, self.variant = plant.cluster, variant
+        self.lag: Lag | None = None
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def build(self) -> None:
         """Everything, from nothing."""
         server, cluster = self.server, self.cluster
-        self.venue = Venue(server, self.rds, self.plant, cluster)
+        self.venue = self.variant.venue(server, self.rds, self.plant, cluster)
+        if isinstance(self.rds, AuroraService):
+            self.lag = Lag(self.rds)
         server.set(settle_s=0.0)
         for site, count in (("west", 2), ("east", 1)):
             self._servers(site, count)
@@ -209,6 +296,8 @@ class Account:
         return redis.Redis(host=DOOR[site], port=CACHE, password="redis-secret", decode_responses=True)
 
     def close(self) -> None:
+        if self.lag is not None:
+            self.lag.close()
         for process in self.processes:
             process.kill()
             process.wait(10)
@@ -217,6 +306,9 @@ class Account:
 
     def dark(self, site: str) -> None:
         """Nothing of the region answers: no API, no database; its load balancer's servers hang on a dead pooler."""
+        if self.lag is not None and isinstance(self.rds, AuroraService):
+            self.lag.close()
+            self.rds.cut_off(REGIONS[site])
         self.rds.away.add(REGIONS[site])
         self.server.set(away=[REGIONS[site]])
         for way in self.plant.ways[{"west": WEST, "east": EAST}[site]]:
@@ -224,15 +316,24 @@ class Account:
             way.hang_up()
         self.cluster.signal(f"{site}-pg1", signal.SIGSTOP)  # its replica gets nothing any more either
 
+    def gone(self, site: str) -> None:
+        """The database of the region is dead, and its control plane lives. Aurora's storage goes on without its server,
+        so there the way to the other region is cut as well: else nothing says that it is no matter of one server.
+        """
+        self.cluster.command("kill", f"{site}-pg1")
+        if isinstance(self.rds, AuroraService):
+            self.rds.cut_off(REGIONS[site])
+
     # ---- the system file, for this account ----
 
     def system(self, folder: Path) -> Path:
         """The shipped files with what one changes for an account. Returns the folder."""
         folder.mkdir()
-        shipped = places.data("runbooks") / "event-venue"
-        for book in ("failover", "rejoin", "update"):
+        shipped = places.data("runbooks") / self.variant.folder
+        for book in (f.stem for f in shipped.glob("*.yaml") if f.stem not in ("system", "triggers")):
             (folder / f"{book}.yaml").write_text((shipped / f"{book}.yaml").read_text())
-        text = (shipped / "system.yaml").read_text().replace("event-venue", "venue")
+        text = (shipped / "system.yaml").read_text().replace(self.variant.folder, "event-venue")
+        text = text.replace("event-venue", "venue")
         for site, region in (("us-west-2", "west"), ("us-east-2", "east")):
             text = text.replace(site, REGIONS[region])
         yaml = YAML()
@@ -244,18 +345,27 @@ class Account:
 
     def _adapt(self, parts: Any) -> None:
         like = self.venue.settings()
-        node_keys = ("address", "from", "quarantine")
         for site, node in parts["database"]["nodes"].items():
-            node.update({k: like["nodes"][site][k] for k in node_keys})
-            del node["replica"]
-        fast = ("database", "sslmode", "connect_timeout", "timeout", "poll", "stale_after", "change_timeout",
-                "promote_timeout", "build_timeout")  # fmt: skip
-        parts["database"].update({k: like[k] for k in fast}, engine_version="15")
+            node.update(
+                {
+                    k: like["nodes"][site][k]
+                    for k in ("address", "from", "quarantine", "reader")
+                    if k in like["nodes"][site]
+                }
+            )
+            node.pop("replica", None)
+        of_its_own = ("nodes", "password", "connect_timeout")
+        parts["database"].update({k: v for k, v in like.items() if k not in of_its_own}, engine_version="15")
+        # What is dark is waited for that long, and a slow machine may need it.
+        parts["database"].update(connect_timeout="2s", timeout="5s", stale_after="3s")
         parts["pooler"]["sites"] = {s: f"{d}:{POOLER}" for s, d in DOOR.items()}
         parts["cache"]["sites"] = {s: {"address": f"{d}:{CACHE}"} for s, d in DOOR.items()}
         parts["cdn"]["distribution"] = self.edge
         for site, origin in parts["cdn"]["sites"].items():
             origin["check"] = f"http://{DOOR[site]}:{HTTP}/healthz"
+        self._dns(parts)
+
+    def _dns(self, parts: Any) -> None:
         aliases = {s: {"alias": {"hosted_zone": LB_ZONE, "name": f"{d}."}} for s, d in DOOR.items()}
         parts["dns"].update(
             hosted_zone=self.zone, servers=list(self.zones.servers), resolvers=[self.zones.servers[1]], poll="50ms",
@@ -325,3 +435,60 @@ class Account:
         except s3.exceptions.ClientError:
             return None
         return next((t["Value"] for t in tags if t["Key"] == "relight-source"), None)
+
+
+class Project(Account):
+    """The system with its database at Supabase: real PostgreSQL, and real WAL to go back in."""
+
+    def __init__(self, server: Any, api: Supabase, zones: Zones, cluster: Any, folder: Path) -> None:
+        plant: Any = SimpleNamespace(cluster=cluster, ways={})
+        super().__init__(server, api, zones, plant, folder, variant=SUPABASE)  # type: ignore[arg-type]
+        self.api = api
+        api.on_restore = self.restored
+
+    def build(self) -> None:
+        self.server.set(settle_s=0.0)
+        self._names()
+        cluster = self.cluster
+        with cluster.admin("west-pg1") as admin:
+            admin.execute("ALTER DATABASE postgres OWNER TO relight")  # as it is at Supabase
+            admin.execute("CREATE ROLE app")
+            admin.execute((APP / "schema.sql").read_text())
+            admin.execute("GRANT app TO relight")
+        cluster.command("stop", "west-pg1")
+        self.base = cluster.folder / "base"  # the newest backup; what came after it is in the WAL
+        cluster._run("cp", "-a", str(cluster._data("west-pg1")), str(self.base))
+        cluster.command("start", "west-pg1")
+        self._bouncer("west", f"127.0.8.{NODES['west-pg1'][1]}:{PORT}")
+        self._app("west")
+        ground.until(lambda: ground.listening((DOOR["west"], HTTP)))
+
+    def restored(self, unix: int) -> None:
+        """The base, and the WAL up to that moment, on a new timeline."""
+        cluster, data = self.cluster, self.cluster._data("west-pg1")
+        cluster.command("stop", "west-pg1")
+        late = data.with_name("late")
+        data.rename(late)
+        cluster._run("cp", "-a", str(self.base), str(data))
+        target = f"recovery_target_time = '{datetime.fromtimestamp(unix, UTC).isoformat()}'"
+        wal = f"restore_command = 'cp {late}/pg_wal/%f %p'"
+        (data / "postgresql.auto.conf").write_text(f"{wal}\n{target}\nrecovery_target_action = 'promote'\n")
+        (data / "recovery.signal").touch()
+        for name in ("postgresql.auto.conf", "recovery.signal"):
+            cluster._own(data / name, 0o600)
+        cluster.command("start", "west-pg1")
+        ground.until(lambda: not cluster.query("west-pg1", "SELECT pg_is_in_recovery()")[0][0])
+
+    def _adapt(self, parts: Any) -> None:
+        for unused in ("traffic", "capacity", "storage"):  # no step of the restore is about them
+            del parts[unused]
+        west, east = (f"127.0.8.{NODES[n][1]}:{PORT}" for n in ("west-pg1", "east-pg1"))
+        nodes = parts["database"]["nodes"]
+        nodes["west"].update({"address": west, "from": {"east": f"127.0.8.1{NODES['west-pg1'][1]}:{PORT}"}})
+        nodes["east"]["address"] = east
+        parts["database"].update(
+            project=REF, name="venue", organization=ORGANIZATION, token="env:SUPABASE_TOKEN", api=self.api.url,
+            user="relight", password=f"file:{self.cluster.folder}/relight", sslmode="disable", timeout="5s",
+            poll="50ms", patience="5s", build_timeout="60s",
+        )  # fmt: skip
+        self._dns(parts)

@@ -72,6 +72,8 @@ class Supabase:
     databases: list[dict[str, Any]] = field(default_factory=list)
     pool_size: int = 15
     pitr: bool = True
+    latest: int | None = None
+    """Unix time of the newest moment that is kept; None: a minute ago."""
     banned: list[str] = field(default_factory=list)
     cidrs: list[str] = field(default_factory=list)
     others: int = 0
@@ -196,7 +198,7 @@ class Supabase:
         now = datetime.now(UTC)
         bounds = {
             "earliest_physical_backup_date_unix": int((now - timedelta(days=7)).timestamp()),
-            "latest_physical_backup_date_unix": int(now.timestamp()) - 60,
+            "latest_physical_backup_date_unix": self.latest or int(now.timestamp()) - 60,
         }
         daily = {"is_physical_backup": True, "status": "COMPLETED", "inserted_at": "2026-11-25T03:00:00.000Z"}
         return {

@@ -87,7 +87,7 @@ def simulated(provider: str, settings: dict[str, Any], story: Any) -> list[Any]:
         clock = ProcessClock()
         process = Process("engine", epoch=1, run_id="r1")
         enter(process)
-        world, simulation = World(("west", "east"), waived=lambda: True), Simulation()
+        world, simulation = World(("west", "east"), waived=lambda _rule: True), Simulation()
         world.nodes = {
             "west": Node("west", "west", replica=False, log=[0]),
             "east": Node("east", "east", upstream="west", log=[0]),

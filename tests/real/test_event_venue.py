@@ -8,14 +8,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import strict
-from aws_rds import Plant, service
-from event_venue import REGIONS, Account
-from pg_cluster import Cluster
+from aws_rds import Plant
+from event_venue import AURORA, RDS, REGIONS, Account, Project
+from pg_cluster import Cluster, until
 from strict_route53 import strict_route53
+from supabase_server import TOKEN, supabase
 from test_rds import EAST, WEST
 
 from flows.engine import export, launch
@@ -41,8 +43,8 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture
-def account(server, tmp_path, monkeypatch):
+@pytest.fixture(params=[RDS, AURORA], ids=["rds", "aurora"])
+def account(request, server, tmp_path, monkeypatch):
     server.reset()
     monkeypatch.setenv("RELIGHT_STATE", str(tmp_path / "state"))
     aws_secrets.forget()
@@ -50,14 +52,28 @@ def account(server, tmp_path, monkeypatch):
         (cluster.folder / "relight").write_text("relight-secret\n")
         plant = Plant(cluster, {WEST: "west-pg1", EAST: "east-pg1"})
         stack.callback(plant.close)
-        rds = stack.enter_context(service(server, plant))
+        rds = stack.enter_context(request.param.database(server, plant))
         zones = stack.enter_context(strict_route53(server))
-        found = Account(server, rds, zones, plant, tmp_path)
+        found = Account(server, rds, zones, plant, tmp_path, variant=request.param)
         stack.callback(found.close)
         found.build()
         found.files = found.system(tmp_path / "venue")
         yield found
     aws_secrets.forget()
+
+
+@pytest.fixture
+def project(server, tmp_path, monkeypatch):
+    server.reset()
+    monkeypatch.setenv("RELIGHT_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("SUPABASE_TOKEN", TOKEN)
+    with Cluster() as cluster, supabase() as api, strict_route53(server) as zones, contextlib.ExitStack() as stack:
+        (cluster.folder / "relight").write_text("relight-secret\n")
+        found = Project(server, api, zones, cluster, tmp_path)
+        stack.callback(found.close)
+        found.build()
+        found.files = found.system(tmp_path / "venue")
+        yield found
 
 
 class Ran:
@@ -92,9 +108,8 @@ class Ran:
 def misbehaves(account):
     """Throttling, 503, lost and late answers, at each service."""
     rds, zones, server = account.rds, account.zones, account.server
-    rds.order("DescribeDBInstances", "Throttling", "pass", "503", "pass", 0.3)
-    rds.order("PromoteReadReplica", "Throttling", "lost")
-    rds.order("ModifyDBInstance", "503")
+    for operation, faults in account.variant.faults.items():
+        rds.order(operation, *faults)
     zones.front.order("ListResourceRecordSets", "pass", "Throttling", "503")
     zones.front.order("ChangeResourceRecordSets", "Throttling", "lost")
     zones.per_s, zones.busy_s = 5.0, 0.3
@@ -137,7 +152,7 @@ def test_the_active_region_is_dark(account):
     stands(account, "east", "west")
     met(ran, "application", "database", "storage")
     asked = {c.operation for c in ran.calls if c.region == REGIONS["west"]}
-    assert asked <= {"DescribeDBInstances", "DescribeAutoScalingGroups", "ListObjectsV2"}, asked
+    assert asked <= {*account.variant.asked, "DescribeAutoScalingGroups", "ListObjectsV2"}, asked
     assert ran.report.waivers["fence"].startswith("J. Doe")
 
 
@@ -158,18 +173,19 @@ def test_a_planned_move_and_the_way_back(account):
 
 
 def test_a_primary_that_is_gone_is_fenced_before_the_replica_is_promoted(account):
-    account.cluster.command("kill", "west-pg1")
+    account.gone("west")
     ran = Ran(account, "failover", waivers=IDLE)
     assert ran.code == 0, ran.said()
     stands(account, "east", "west")
     assert ran.outcomes["fence"] == "done"
-    order = [c.operation for c in ran.calls if c.operation in ("ModifyDBInstance", "PromoteReadReplica")]
-    assert order == ["ModifyDBInstance", "PromoteReadReplica"]
+    order = [c.operation for c in ran.calls if c.operation in account.variant.order]
+    assert order == [*account.variant.order]
 
 
 UPDATE = {"scheme": "http", "port": "8080", "watch": "2s", "version": "2"}
 
 
+@pytest.mark.parametrize("account", [RDS], ids=["rds"], indirect=True)
 def test_an_update_goes_back_by_itself_on_errors_and_stays_without(account):
     given = UPDATE | {"resolver": account.zones.servers[1]}
     account.server.fault("DescribeInstanceRefreshes", "throttle")
@@ -189,6 +205,7 @@ def test_an_update_goes_back_by_itself_on_errors_and_stays_without(account):
     assert account.versions("west") == account.versions("east") == {"2"}
 
 
+@pytest.mark.parametrize("account", [RDS], ids=["rds"], indirect=True)
 def test_the_commands_for_when_relight_is_gone_move_what_aws_keeps(account):
     """Every line of the AWS CLI in the exported runbook, typed in order, with the effect that it promises."""
     aws = shutil.which("aws", path=str(Path(sys.executable).parent))
@@ -211,3 +228,31 @@ def test_the_commands_for_when_relight_is_gone_move_what_aws_keeps(account):
     assert account.origin() == "east"
     assert account.answers() == {"east"}
     assert account.source("east") is None
+
+
+BOOK = """
+runbook: failover
+steps:
+  - {id: fence, action: database.fence, with: {site: failed}, timeout: 20s, attempts: 2, on_failure: undo}
+  - {id: promote, action: database.promote, with: {site: target}, timeout: 20s, irreversible: true, on_failure: undo}
+"""
+
+
+def test_what_supabase_cannot_do_is_said_and_a_restore_goes_back_to_a_moment(project):
+    """The bad write is gone, the good one is there, clients are served; a call was throttled, an answer lost."""
+    (project.files / "failover.yaml").write_text(BOOK)
+    mode, cluster = {"given": {}}, project.cluster
+    refused = Ran(project, "failover", **mode)
+    assert refused.code != 0
+    assert "lets nobody promote a read replica" in refused.report.reason
+    cluster.query("west-pg1", "INSERT INTO rows VALUES (1) RETURNING n")
+    project.api.latest = int(time.time()) + 1
+    until(lambda: time.time() > project.api.latest + 0.1)
+    cluster.query("west-pg1", "INSERT INTO rows VALUES (2) RETURNING n")
+    project.api.faults.extend(["", "429", "", "", "", "lost"])
+    given = {k: VARS[k] for k in ("approvals", "scheme", "port")} | {"resolver": project.zones.servers[1]}
+    ran = Ran(project, "restore", waivers={"loss": "J. Doe: what came later is wrong"}, given=given)
+    assert ran.code == 0, ran.said()
+    assert cluster.query("west-pg1", "SELECT n FROM rows") == [(1,)]
+    assert [p for _, p, _ in project.api.heard].count("/database/backups/restore-pitr") == 1
+    assert cluster.query("west-pg1", "SHOW default_transaction_read_only") == [("off",)]

@@ -238,6 +238,20 @@ def test_limits_faults_and_a_wrong_token(venue, monkeypatch):
     venue.play(nobody, api="http://127.0.0.1:9")
 
 
+def test_a_dead_primary_is_not_fenced_since_supabase_starts_it_again(venue):
+    venue.cluster.command("kill", "west-pg1")
+
+    async def story(db):
+        assert (await db.try_write("main", "direct")).outcome == "silent"
+        with pytest.raises(NotFenced):
+            await Run(db).step(Fence(site="failed"))
+
+    try:
+        venue.play(story)
+    finally:
+        venue.cluster.command("start", "west-pg1")
+
+
 def test_a_hung_primary_is_not_fenced_by_its_silence(venue):
     venue.cluster.signal("west-pg1", signal.SIGSTOP)
 

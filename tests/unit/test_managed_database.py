@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 import pytest
 
@@ -13,13 +14,13 @@ from tasks.aws_secrets import Address, parse
 from tasks.clock import LoopClock
 from tasks.contract import Surroundings
 from tasks.database._loss import Known, choose, estimate, judge
-from tasks.database._managed import FENCED, FENCED_AT, OWNER, Managed, Unit, must_be_available, must_be_ours
+from tasks.database._managed import FENCED, FENCED_AT, OWNER, Managed, Unit, must_be_available, must_be_ours, tagged
 from tasks.database._proof import judge as judge_proof
 from tasks.database._replicas import _complete
 from tasks.database._standing import Standing
 from tasks.database.protocol import NodeView, WriteProbe
 from tasks.database.twin import DatabaseTwin, GlobalTwin, LimitedTwin, ServedTwin
-from tasks.errors import BadInput, MissingSecret, NotYet, Rejected
+from tasks.errors import BadInput, EffectUnknown, MissingSecret, NotYet, Rejected
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 
@@ -114,6 +115,25 @@ def test_a_fence_remembers_what_it_took():
     assert fenced.fenced_at() == NOW
     assert unit().groups_before_fence() == ("sg-nobody",)
     assert unit(tags={FENCED_AT: "-"}).fenced_at() is None
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_tag_whose_answer_was_lost_is_looked_for(landed):
+    class Control:
+        tags: ClassVar[dict[str, str]] = {}
+
+        async def tag(self, unit, **tags):
+            self.tags = {"relight:fenced-at": tags["fenced_at"]} if landed else {}
+            raise EffectUnknown("tagging venue-west: no answer")
+
+        async def mine(self, node):
+            return unit(tags=self.tags)
+
+    if landed:
+        asyncio.run(tagged(Control(), unit(), fenced_at="-"))
+        return
+    with pytest.raises(NotYet, match="does not have its tags yet"):
+        asyncio.run(tagged(Control(), unit(), fenced_at="-"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from flows.engine import lease, simulate, state
 from flows.engine.attempt import Attempt
 from flows.engine.journal import FileJournal
 from flows.engine.lease import FileLease
-from flows.engine.prove import Question, Tally, chosen_singles, draw, prove
+from flows.engine.prove import Question, Tally, case_of, chosen_singles, draw, prove, spread
 from flows.engine.runner import Runner
 from flows.engine.scenario import SCENARIOS, Scenario
 from flows.engine.schedule import Deviation, parse, show
@@ -62,6 +62,35 @@ def test_in_the_cloud_a_dead_primary_that_comes_back_is_fenced_and_a_planned_mov
     fence = next(e.at for e in calm.trace if e.what == "database.fence west")
     story = play(planned, (Deviation(fence, "kill"),), calm.end)
     assert (story.verdicts, story.violations) == (["killed", "succeeded"], [])
+
+
+@pytest.mark.parametrize("system", ["event-venue", "event-venue-aurora"])
+def test_a_region_that_is_gone_needs_a_waiver_and_what_that_accepts_is_told_apart(system):
+    asked = Question(system, "failover", ("forced",))
+    assert play(case_of(asked, "forced", "site-gone"), (), None).verdict == "refused"
+    what = case_of(replace(asked, waivers=(("fence", "J. Doe: it is dark"),)), "forced", "site-gone")
+    calm = play(what, (), None)
+    assert (calm.verdict, calm.violations, calm.accepted) == ("succeeded", [], [])
+    promoted = next(e.at for e in calm.trace if e.what.startswith("dns.swap"))
+    story = play(what, (Deviation(promoted, "return"),), calm.end)
+    assert story.violations == []
+    assert story.accepted[0] == "west and east take writes after the dead site came back"
+
+
+@pytest.mark.parametrize("scenario", ["healthy", "kill-primary"])
+def test_a_restore_that_is_done_is_known_whenever_the_engine_died(scenario):
+    what = case_of(Question("event-venue-supabase", "restore", waivers=(("fence", "J. Doe"),)), "forced", scenario)
+    calm = play(what, (), None)
+    assert (calm.verdict, calm.violations) == ("succeeded", [])
+    for event in calm.trace:
+        story = play(what, (Deviation(event.at, "kill"),), calm.end)
+        assert (story.verdict, story.violations) == ("succeeded", []), event
+
+
+def test_a_bound_spreads_evenly():
+    many = [(Deviation(n, "kill"),) for n in range(1, 101)]
+    assert [s[0].at for s in spread(many, 4)] == [1, 26, 51, 76]
+    assert spread(many, 0) == spread(many, 100) == many
 
 
 def test_the_same_schedule_and_seed_give_the_same_story():
