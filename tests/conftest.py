@@ -33,14 +33,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 LONGEST = (
-    "real/test_failover.py",
+    "real/test_event_venue.py",
     "real/test_update.py",
+    "real/test_failover.py",
+    "real/test_database_upkeep.py",
     "real/test_going_back.py",
     "real/test_weather_faults.py",
     "real/test_crash.py",
     "real/test_embedded_prefect.py",
     "browser/test_drill.py",
-    "real/test_event_venue.py",
     "real/test_readiness.py",
     "real/test_weather.py",
     "real/test_prefect_window.py",
@@ -53,6 +54,7 @@ LONGEST = (
     "real/test_metrics.py",
     "real/test_scaling.py",
     "real/test_leases.py",
+    "real/test_migrations.py",
     "real/test_lab.py",
     "real/test_postgresql.py",
     "real/test_aurora.py",
