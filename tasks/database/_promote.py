@@ -23,6 +23,10 @@ from tasks.errors import (
     Unreachable,
 )
 
+ANSWER_S = 60.0
+LOOK_S = 5.0
+"""What is left of an attempt for looking once more and saying what was seen."""
+
 
 @action("database.promote")
 class Promote(Action):
@@ -42,10 +46,9 @@ class Promote(Action):
         database = ctx.component(self.component, Database)
         if isinstance(database, Limited) and (why := database.cannot("promote")):
             raise SafetyRefusal(f"{self.component}: {why} Nothing was changed.")
-        views, site = await look(database), ctx.site(self.site)
+        views, site = await self._answered(ctx, database), ctx.site(self.site)
         found = writers(views)
         facts: Facts = {"component": self.component, "views": shown(views.values())}
-        self._told_answer(ctx, views)
         if len(found) > 1:
             said = "; ".join(told(views[n]) for n in found)
             raise Contradiction(f"more than one node takes writes ({said}); nothing is promoted", primaries=found)
@@ -71,6 +74,23 @@ class Promote(Action):
         facts |= {"chosen": choice.chosen.node, "passed_over": dict(choice.passed_over), **measured}
         change = f"promote {choice.chosen.node}: {'; '.join(measured['rpo']['reasons'])}"
         return Observation(holds=False, summary=f"{choice.chosen.node} is a replica", changes=(change,), facts=facts)
+
+    async def _answered(self, ctx: Context, database: Database) -> Views:
+        """The nodes, once those that were told to promote themselves answer: one that does so is silent for a while
+        (Aurora restarts it), and that must not cost an attempt. Raises Unreachable after ``ANSWER_S``.
+        """
+        until = min(ctx.clock.monotonic() + ANSWER_S, ctx.deadline - LOOK_S)
+        while True:
+            views = await look(database)
+            try:
+                self._told_answer(ctx, views)
+            except Unreachable as e:
+                if ctx.clock.monotonic() >= until:
+                    raise
+                ctx.report(e.message)
+            else:
+                return views
+            await ctx.clock.sleep(1.0)
 
     @staticmethod
     def _told_answer(ctx: Context, views: Views) -> None:
