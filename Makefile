@@ -49,7 +49,7 @@ format: install ## format the code
 endurance: install ## five failovers there and back for each fault, with figures
 	$(BIN)/python tests/benchmarks/endurance.py
 
-PROOFS := prove-failover prove-rejoin prove-event-venue prove-event-venue-aurora prove-event-venue-supabase
+PROOFS := prove-failover prove-rejoin prove-event-venue prove-event-venue-aurora prove-event-venue-supabase prove-update
 .PHONY: $(PROOFS)
 prove: $(PROOFS) ## every shipped runbook against a simulated world in which everything goes wrong; make -j2 prove: two at a time
 
@@ -58,6 +58,10 @@ prove-failover: install
 
 prove-rejoin: install
 	$(BIN)/relight prove rejoin --system lab --every $(EVERY) --depth 50
+
+# A bound, for time: 800 events, and some of them are long.
+prove-update: install
+	$(BIN)/relight prove update --system lab --mode graceful --scenario healthy --every 2 --most 150 --depth 20
 
 prove-event-venue prove-event-venue-aurora: prove-%: install
 	$(BIN)/relight prove failover --system $* $(CLOUD)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from tasks.capacity.protocol import Scaling
 from tasks.database._sizes import PoolLimits
 from tasks.database.protocol import Durability
-from tasks.errors import Contradiction, Rejected, Unreachable
+from tasks.errors import Contradiction, NotYet, Rejected, Unreachable
 from tasks.zones.protocol import RRset
 
 ANCHOR = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -24,6 +24,15 @@ STALE_AFTER_S = 1.5
 SESSIONS_WAIT_S = 0.05
 ASYNC = Durability("async", 0, ())
 IDENTITY = "7000000000000000001"
+RELEASES = FIRST, _ = ("1", "2")
+"""The releases that are there; the first one runs."""
+WEIGHT = 100
+START_S = 0.5
+STOP_S = 0.2
+DRAIN_S = 0.3
+"""How long the longest request goes on."""
+REQUESTS_S = 100.0
+"""What a site's servers answer together, a second."""
 DATABASE_POOL = "db"
 """The balancer pool whose servers are database nodes; every other pool holds application servers."""
 
@@ -95,8 +104,25 @@ class Data:
     declared: Durability = ASYNC
     admin: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     """(site, pool) -> server -> ready, drain or maint."""
-    running: dict[str, int] = field(default_factory=dict)
+    running: dict[str, set[str]] = field(default_factory=dict)
+    """site -> its application servers that run."""
+    least: dict[str, int] = field(default_factory=dict)
+    """site -> how many must serve."""
     ready_since: dict[str, float] = field(default_factory=dict)
+    started: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Server that was started -> release it was started from, and when it is ready; else ``FIRST``, and it was."""
+    ended: dict[str, float] = field(default_factory=dict)
+    """Server that was stopped -> when its process has ended."""
+    links: dict[str, str] = field(default_factory=dict)
+    """site -> release that its servers start from; ``FIRST`` where none was chosen."""
+    weights: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Site of a balancer and application server -> its weight; ``WEIGHT`` where none was set."""
+    open_until: dict[str, float] = field(default_factory=dict)
+    """Application server that was drained -> when its last request has ended."""
+    answered: dict[str, float] = field(default_factory=dict)
+    """Application server -> requests since its start."""
+    counted: dict[str, float] = field(default_factory=dict)
+    """site -> until when ``answered`` is counted."""
     origin: dict[str, tuple[str, float, int]] = field(default_factory=dict)
     """Component of a content delivery network -> site it fetches from, since when, version."""
     invalidated: dict[str, float] = field(default_factory=dict)
@@ -261,8 +287,46 @@ class World(Data):
 
     def serving(self, server: str) -> bool:
         """An application server (``west-app1``) passes its check."""
-        site, _, number = server.rpartition("-app")
-        return site not in self.down and int(number) <= self.running[site] and self.now >= self.ready_since[site]
+        site = server.rpartition("-app")[0]
+        ready = max(self.ready_since[site], self.started.get(server, (FIRST, 0.0))[1])
+        return site not in self.down and server in self.running[site] and self.now >= ready
+
+    def ready(self, server: str) -> bool:
+        """As its /readyz: it serves, and its database answers."""
+        try:
+            self.routed(server.rpartition("-app")[0])
+        except Unreachable:
+            return False
+        return self.serving(server)
+
+    def release(self, server: str) -> str | None:
+        """What an application server says that it runs; None where nothing answers."""
+        site = server.rpartition("-app")[0]
+        alive = server in self.running.get(site, ()) or self.now < self.ended.get(server, 0.0)
+        return self.started.get(server, (FIRST, 0.0))[0] if alive and site not in self.down else None
+
+    def start(self, server: str) -> None:
+        """One by one. Raises NotYet while its last process ends."""
+        site = server.rpartition("-app")[0]
+        if self.now < self.ended.get(server, 0.0):
+            raise NotYet(f"{server} is still stopping")
+        if server not in self.running[site]:
+            self.running[site].add(server)
+            self.started[server] = (self.links.get(site, FIRST), self.now + START_S)
+            self.answered[server] = 0.0
+
+    def stop(self, server: str) -> None:
+        """One by one. What it was answering is lost."""
+        site = server.rpartition("-app")[0]
+        if server not in self.running[site]:
+            return
+        takers = [at for (at, _), admin in self.admin.items() if at not in self.down and admin.get(server) == "ready"]
+        if self.serving(server) and takers:
+            self.violate(f"no request lost: {server} was stopped while {', '.join(takers)} sends to it")
+        elif self.now < self.open_until.get(server, 0.0):
+            self.violate(f"no request lost: {server} was stopped before its last one had ended")
+        self.running[site].discard(server)
+        self.ended[server] = self.now + STOP_S
 
     def routed(self, site: str) -> Node:
         """The database node that ``site``'s balancer sends to. Raises Unreachable, Rejected."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from flows.engine import launch
 from flows.engine.journal import Record
-from tasks.contract import Facts
+from tasks.contract import ComponentParam, Facts
 from tasks.errors import Rejected, Unreachable
 from tasks.simulation import Process, Simulation
-from tasks.world import World
+from tasks.world import DATABASE_POOL, FIRST, WEIGHT, World
 
 RESTS = ("intent", "undo_intent")
 SETTLED = ("done", "already", "undone")
@@ -94,11 +95,13 @@ class Rules:
             self.world.violate(f"one run per system: {stale} changed {what} while epoch {self.newest} runs")
         domain = "health" if component == "network" else self._domains.get(component, component)
         steps = self._flying.get(process.run_id, {})
-        if not any(a.partition(".")[0] == domain for a in steps.values()):
+        if not any(a.partition(".")[0] == domain or component in _named(self.ready, s) for s, a in steps.items()):
             self.world.violate(f"intent before effect: {what} changed with no intent of {domain} in the journal")
 
     def settled(self, what: str) -> None:
         """Right after an effect."""
+        if any(a.startswith("deploy.") for steps in self._flying.values() for a in steps.values()):
+            _enough_serve(self.world, what)
         able = [n for n in self.world.primaries() if self._acknowledges(n.name)]
         if len(able) > 1:
             self.world.two_writers(f"{' and '.join(n.name for n in able)} take writes after {what}")
@@ -136,6 +139,12 @@ class Rules:
             },
             "held": sorted(world.paused - world.down),
             "buckets": {s: b.source for s, b in world.buckets.items()},
+            "releases": {
+                site: [world.links.get(site, FIRST), *sorted({world.started.get(s, (FIRST,))[0] for s in servers})]
+                for site, servers in world.running.items()
+            },
+            "running": {site: sorted(servers) for site, servers in world.running.items()},
+            "weights": {f"{at} {s}": w for (at, s), w in world.weights.items() if w != WEIGHT},
             "origins": {component: origin[0] for component, origin in world.origin.items()},
             "sizes": {**world.autovacuum, **{s: str(p) for s, p in world.pools.items() if s not in world.down}},
         }  # fmt: skip
@@ -173,15 +182,14 @@ class Rules:
             violate(f"undo goes on after a failure: {', '.join(untried)} was never tried")
 
     def _as_before(self, told: Told, end: Facts) -> None:
-        if told.stayed:  # what cannot be put back was said to stay
-            return
         before = {**told.before, "nodes": dict(told.before["nodes"])}
         for name, was in before["nodes"].items():
             if was == "hung" and end["nodes"][name].startswith("primary"):
                 before["nodes"][name] = end["nodes"][name]  # a process that hung is started again, not hung again
             if was == "down" and told.returned and end["nodes"][name] == "primary":
                 before["nodes"][name] = "primary"  # it came back by itself meanwhile
-        left = {k: (before[k], end[k]) for k in end if before[k] != end[k]}
+        keys = ("releases", "weights") if told.stayed else tuple(end)  # what cannot be put back was said to stay
+        left = {k: (before[k], end[k]) for k in keys if before[k] != end[k]}
         if left:
             self.world.violate(f"undone, but not as before: {left}")
 
@@ -190,6 +198,8 @@ class Rules:
         expected = told.expected or end
         # a fault may leave out what the runbook says may be left out
         keys = ("names", "held") if told.disturbed else tuple(expected)
+        if told.disturbed and told.verdict != "over":  # ended by another engine, forwards or back
+            keys += ("releases", "weights")
         if len(self._heads) > 1:  # somebody started it again after it had ended: where it ends is that run's business
             keys = ("held",)
         for key in keys:
@@ -202,3 +212,20 @@ class Rules:
             lost = set(world.acknowledged) - set(primaries[0].log) - world.given_up
             if lost and not world.waived("loss"):
                 world.violate(f"loss budget: {len(lost)} acknowledged writes are not on {primaries[0].name}")
+
+
+def _named(ready: launch.Ready, step: str) -> set[Any]:
+    """Components that a step of the runbook names: an update changes instances and balancers too."""
+    action = ready.plan.by_id[step].action
+    fields = type(action).model_fields.items()
+    return {getattr(action, n) for n, f in fields if any(isinstance(m, ComponentParam) for m in f.metadata)}
+
+
+def _enough_serve(world: World, what: str) -> None:
+    """At each front door never fewer than the minimum, whatever becomes of an update."""
+    for (site, pool), servers in world.admin.items():
+        if pool == DATABASE_POOL or site in world.down or site not in world.least:
+            continue
+        serve = sum(admin == "ready" and world.serving(s) for s, admin in servers.items())
+        if serve < world.least[site]:
+            world.violate(f"enough serve: {serve} of {world.least[site]} at {site} after {what}")

@@ -99,7 +99,8 @@ def _add_nodes(world: World, database: Database, active: str) -> None:
 
 def _add_instances(world: World, capacity: Capacity) -> None:
     for site in world.sites:
-        world.running[site] = capacity.limits(site).minimum
+        world.least[site] = capacity.limits(site).minimum
+        world.running[site] = {f"{site}-app{n}" for n in range(1, world.least[site] + 1)}
         world.ready_since[site] = -1e9
 
 

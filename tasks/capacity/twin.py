@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tasks.capacity.protocol import Capacity, Elastic, Instance, Limits, Refresh, Rolling, Scaling
+from collections.abc import Callable
+
+from tasks.capacity.protocol import Capacity, Elastic, Instance, Limits, Refresh, Rolling, Scaling, Startable
 from tasks.contract import Facts, Surroundings
 from tasks.errors import BadInput, Rejected, SafetyRefusal, Unreachable
 from tasks.simulation import Simulation
-from tasks.world import World
-
-START_S = 0.5
+from tasks.world import FIRST, START_S, World
 
 
 class CapacityTwin:
@@ -26,21 +26,15 @@ class CapacityTwin:
     async def instances(self, site: str) -> tuple[Instance, ...]:
         def look() -> tuple[Instance, ...]:
             self._there(site)
-            found = []
-            for number in range(1, self.limits(site).maximum + 1):
-                name, running = f"{site}-app{number}", number <= self._world.running[site]
-                found.append(Instance(name, site, f"{name}:1", running=running, ready=self._ready(site, name)))
-            return tuple(found)
+            running = self._world.running[site]
+            return tuple(
+                Instance(n, site, f"{n}:1", running=n in running, ready=self._world.ready(n)) for n in self._names(site)
+            )
 
         return await self._sim.read(self._name, f"instances {site}", look)
 
-    def _ready(self, site: str, name: str) -> bool:
-        """As /readyz: it serves, and its database answers."""
-        try:
-            self._world.routed(site)
-        except Unreachable:
-            return False
-        return self._world.serving(name)
+    def _names(self, site: str) -> list[str]:
+        return [f"{site}-app{n}" for n in range(1, self.limits(site).maximum + 1)]
 
     def _there(self, site: str) -> None:
         if site in self._world.down:
@@ -53,11 +47,34 @@ class CapacityTwin:
 
         def effect() -> None:
             self._there(site)
-            if count > self._world.running[site]:
+            running = self._world.running[site]
+            alive = [n for n in self._names(site) if n in running]
+            idle = [n for n in self._names(site) if n not in running][: max(0, count - len(alive))]
+            if idle:
                 self._world.ready_since[site] = self._world.now + START_S
-            self._world.running[site] = count
+                self._world.started |= dict.fromkeys(idle, (self._world.links.get(site, FIRST), 0.0))
+            self._world.running[site] = {*alive[:count], *idle}
 
         await self._sim.change(self._name, f"scale {site} {count}", effect)
+
+
+class SingleTwin(CapacityTwin):
+    """Fulfils ``Capacity`` and ``Startable``."""
+
+    async def stop(self, site: str, instance: str) -> None:
+        await self._one(site, instance, "stop", self._world.stop)
+
+    async def start(self, site: str, instance: str) -> None:
+        await self._one(site, instance, "start", self._world.start)
+
+    async def _one(self, site: str, instance: str, verb: str, act: Callable[[str], None]) -> None:
+        def effect() -> None:
+            self._there(site)
+            if instance not in self._names(site):
+                raise BadInput(f"no instance {instance!r} at {site}")
+            act(instance)
+
+        await self._sim.change(self._name, f"{verb} {instance}", effect)
 
 
 REFRESH_S = 0.5
@@ -70,22 +87,23 @@ class GroupTwin(CapacityTwin):
     async def explain(self, site: str) -> Facts:
         def look() -> Facts:
             self._there(site)
-            return {"desired": self._world.running[site], "suspended": [], "last_launch_failed": None}
+            return {"desired": len(self._world.running[site]), "suspended": [], "last_launch_failed": None}
 
         return await self._sim.read(self._name, f"explain {site}", look)
 
     async def scaling(self, site: str) -> tuple[Scaling, int]:
         def look() -> tuple[Scaling, int]:
             self._there(site)
-            return self._world.scaling.get((self._name, site), _PLANNED), self._world.running[site]
+            return self._world.scaling.get((self._name, site), _PLANNED), len(self._world.running[site])
 
         return await self._sim.read(self._name, f"scaling {site}", look)
 
     async def set_scaling(self, site: str, wanted: Scaling) -> None:
         def effect() -> None:
             self._there(site)
-            if self._world.running[site] > wanted.maximum:
-                raise SafetyRefusal(f"a maximum of {wanted.maximum} would stop some of {self._world.running[site]}")
+            running = len(self._world.running[site])
+            if running > wanted.maximum:
+                raise SafetyRefusal(f"a maximum of {wanted.maximum} would stop some of {running}")
             self._world.scaling[self._name, site] = wanted
 
         await self._sim.change(self._name, f"set_scaling {site}", effect)
@@ -97,7 +115,7 @@ class GroupTwin(CapacityTwin):
         def look() -> dict[str, str]:
             self._there(site)
             version = self._refreshed(site)[1]
-            return {f"{site}-app{n}": version for n in range(1, self._world.running[site] + 1)}
+            return {name: version for name in self._names(site) if name in self._world.running[site]}
 
         return await self._sim.read(self._name, f"versions {site}", look)
 
@@ -143,4 +161,4 @@ class GroupTwin(CapacityTwin):
         return Refresh("refresh", status, 100 if over else 0, to), version
 
 
-TWINS = ((Elastic, GroupTwin), (Capacity, CapacityTwin))
+TWINS = ((Elastic, GroupTwin), (Startable, SingleTwin), (Capacity, CapacityTwin))

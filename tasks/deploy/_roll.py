@@ -127,7 +127,10 @@ class Site:
         """
         limits, began = self.capacity.limits(self.name), self.ctx.clock.monotonic()
         fleet, _ = await self.fleet()
-        todo = turns(fleet, version, Bounds(limits.minimum, limits.maximum), before["running"])
+        # One that was left drained serves nobody: it has its turn first, and counts for the others only afterwards.
+        out = drained(await self.balanced.admins(), before)
+        idle = {n: replace(s, ready=False) for n, s in fleet.items() if n in out and s.version != version}
+        todo = turns({**fleet, **idle}, version, Bounds(limits.minimum, limits.maximum), before["running"])
         await self._switch(version)
         for name, seen in fleet.items():  # what a run that died left drained serves again before the next one goes
             if seen.running and name not in todo.replace:
@@ -236,6 +239,17 @@ class Site:
         await self.balanced.out(name)
         await self._stopped(name)
         await self.balanced.restore(name, before)
+
+
+def drained(admins: Mapping[str, Mapping[str, str]], before: Facts) -> set[str]:
+    """Servers that took requests before, and do not now, at some balancer."""
+    was = before["admin"]
+    return {
+        name
+        for at, servers in admins.items()
+        for name, admin in servers.items()
+        if admin not in TAKES and was.get(at, {}).get(name) in TAKES
+    }
 
 
 def left_over(fleet: Mapping[str, Seen], admins: Mapping[str, Mapping[str, str]], before: Facts) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tasks.metrics._prometheus_api import Api
 from tasks.metrics._promql import span
+from tasks.metrics.protocol import Reading
 
 LEAST_SAMPLES = 4
 """Within the time that a check looks back."""
@@ -37,3 +40,12 @@ async def few(api: Api, label: str, samples: str, over_s: float | None) -> dict[
                 " for so short a look back, or not for long enough"
             )
     return found
+
+
+def reaching(reading: Reading, template: str, window_s: float) -> Reading:
+    """How far back it reaches: the window that the query's ``{window}`` stands for, and for a value of a moment the age
+    of its sample. Unknown where the query has a time of its own in it (a range, ``offset``).
+    """
+    if "[" in template.replace("[{window}]", "") or "offset" in template:
+        return reading
+    return replace(reading, reach_s=window_s if "{window}" in template else reading.age_s)

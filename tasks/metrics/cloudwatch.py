@@ -104,11 +104,12 @@ class CloudWatch:
         if over_s is not None and at < self._around.clock.utc() - timedelta(seconds=over_s):
             why = f"no period of {period_s} s that began in the last {over_s:g} s has a sample yet"
             return Reading(name, site, "no-data", at=at, why=why, query=query)
-        age_s = max(0.0, (self._around.clock.utc() - at).total_seconds() - period_s)
+        reach_s = (self._around.clock.utc() - at).total_seconds()
+        age_s = max(0.0, reach_s - period_s)
         if age_s > self._settings.stale_after:
             why = f"its newest sample is {age_s:.0f} s old, more than {self._settings.stale_after:g} s"
             return Reading(name, site, "stale", at=at, age_s=age_s, why=why, query=query)
-        return Reading(name, site, "ok", samples[at], at, age_s, query=query)
+        return Reading(name, site, "ok", samples[at], at, age_s, query=query, reach_s=reach_s)
 
     async def _computed(self, site: str, formula: Formula, window_s: float, period_s: int) -> Samples:
         """The formula at every time at which all its parts have a sample."""

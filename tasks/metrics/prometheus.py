@@ -19,7 +19,7 @@ from tasks.contract import Surroundings
 from tasks.errors import BadInput, Unreachable
 from tasks.metrics._prometheus_api import Api, ApiSettings
 from tasks.metrics._promql import QUERIES, Query, Requests, span, tallied
-from tasks.metrics._samples import ages, few
+from tasks.metrics._samples import ages, few, reaching
 from tasks.metrics.protocol import CATALOGUE, Reading, Series, Served, metric, unknown
 from tasks.quantities import Duration
 
@@ -80,6 +80,8 @@ class Prometheus:
         if _name(metric) not in self.metrics():
             return unknown(metric, sites, "not-measured", f"{self._around.component} has no query for {metric}")
         query, label = self._query(metric, over_s), self._settings.site_label
+        template = (self._settings.queries.get(_name(metric)) or QUERIES[_name(metric)]).expr
+        window_s = self._settings.window if over_s is None else over_s
         try:
             values, aged, short = await asyncio.gather(
                 self._api.vector(query.expr),
@@ -91,7 +93,7 @@ class Prometheus:
         return tuple(
             Reading(metric, site, "no-data", why=short[site], query=query.expr)
             if site in short
-            else self._reading(metric, query.expr, site, values, aged)
+            else reaching(self._reading(metric, query.expr, site, values, aged), template, window_s)
             for site in sites
         )
 

@@ -88,6 +88,7 @@ class Reading:
         subject: whose value it is, where the source says so (``west-app1``).
         why: in words, where it is not known.
         query: what was asked, to ask it again.
+        reach_s: how far back from now the value reaches: what it was computed from is no older. None: not known.
     """
 
     metric: str
@@ -99,6 +100,7 @@ class Reading:
     subject: str = ""
     why: str = ""
     query: str = ""
+    reach_s: float | None = None
 
     @property
     def known(self) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tasks.contract import Surroundings
-from tasks.metrics.protocol import Metrics, Reading, Series, unknown
+from tasks.metrics.protocol import Metrics, Reading, Requests, Series, Served, unknown
 from tasks.simulation import Simulation
-from tasks.world import World
+from tasks.world import DATABASE_POOL, REQUESTS_S, WEIGHT, World
 
 CALM = 0.001
 """Below every threshold of the plan, whatever the unit."""
@@ -49,4 +49,30 @@ class MetricsTwin:
         return await self._sim.read(self._around.component, f"series {metric}", look)
 
 
-TWINS = ((Metrics, MetricsTwin),)
+QUICK = (0.025, 0.05, float("inf"))
+"""Buckets; every request is in the first one: what is simulated are servers that do as well as each other."""
+
+
+class RequestsTwin(MetricsTwin):
+    """Fulfils ``Metrics`` and ``Requests``: a steady load, shared by weight among those that serve, as seen now."""
+
+    async def served(self, site: str) -> dict[str, Served]:
+        def look() -> dict[str, Served]:
+            world = self._world
+            pool = next((p for s, p in world.admin if s == site and p != DATABASE_POOL), "")
+            serve = {n: world.weights.get((site, n), WEIGHT) for n in world.apps(site, pool)}
+            since_s = world.now - world.counted.get(site, world.now)
+            world.counted[site] = world.now
+            for name, weight in serve.items():
+                more = REQUESTS_S * since_s * weight / sum(serve.values())
+                world.answered[name] = world.answered.get(name, 0.0) + more
+            counts = {n: int(world.answered.get(n, 0.0)) for n in sorted(world.running[site])}
+            return {n: Served(count, 0, QUICK, (count, 0, 0)) for n, count in counts.items()}
+
+        return await self._sim.read(self._around.component, f"served {site}", look)
+
+
+TWINS = (
+    (Requests, RequestsTwin),
+    (Metrics, MetricsTwin),
+)

@@ -9,7 +9,7 @@ from tasks.contract import Facts, Surroundings
 from tasks.errors import BadInput, UnhealthyTarget
 from tasks.simulation import Simulation
 from tasks.traffic.protocol import Balancer, Members, Server, Target
-from tasks.world import DATABASE_POOL, World
+from tasks.world import DATABASE_POOL, DRAIN_S, WEIGHT, World
 
 
 class BalancerTwin:
@@ -25,17 +25,19 @@ class BalancerTwin:
     def sites(self) -> tuple[str, ...]:
         return self._real.sites()
 
-    def _server(self, pool: str, name: str, admin: str) -> Server:
+    def _server(self, at: str, pool: str, name: str, admin: str) -> Server:
         if pool == DATABASE_POOL:
             node = self._world.nodes[name]
-            site, up = node.site, node.answers and node.site not in self._world.down
-        else:
-            site, up = name.rpartition("-app")[0], self._world.serving(name)
-        return Server(pool, name, site, f"{name}:1", admin, up=up, weight=1, sessions=0)
+            up = node.answers and node.site not in self._world.down
+            return Server(pool, name, node.site, f"{name}:1", admin, up=up, weight=1, sessions=0)
+        site, weight = name.rpartition("-app")[0], self._world.weights.get((at, name), WEIGHT)
+        ends = self._world.now < self._world.open_until.get(name, 0.0)
+        up = self._world.serving(name)
+        return Server(pool, name, site, f"{name}:1", admin, up=up, weight=weight, sessions=int(ends))
 
     async def servers(self, site: str, pool: str) -> tuple[Server, ...]:
         def look() -> tuple[Server, ...]:
-            return tuple(self._server(pool, n, a) for n, a in self._world.servers(site, pool).items())
+            return tuple(self._server(site, pool, n, a) for n, a in self._world.servers(site, pool).items())
 
         return await self._sim.read(self._name, f"servers {site} {pool}", look)
 
@@ -44,12 +46,20 @@ class BalancerTwin:
             servers = self._world.servers(site, pool)
             if server not in servers:
                 raise BadInput(f"pool {pool} of {site} has no server {server}")
+            if pool != DATABASE_POOL and servers[server] == "ready" != admin and self._world.serving(server):
+                self._world.open_until[server] = self._world.now + DRAIN_S
             servers[server] = admin
 
         await self._change(f"set_admin {site} {pool}/{server} {admin}", effect)
 
     async def set_weight(self, site: str, pool: str, server: str, weight: int) -> None:
-        await self._change(f"set_weight {site} {pool}/{server}", lambda: None)
+        def effect() -> None:
+            if server not in self._world.servers(site, pool):
+                raise BadInput(f"pool {pool} of {site} has no server {server}")
+            if pool != DATABASE_POOL:
+                self._world.weights[site, server] = weight
+
+        await self._change(f"set_weight {site} {pool}/{server} {weight}", effect)
 
     async def close_sessions(self, site: str, pool: str, server: str) -> None:
         await self._change(f"close_sessions {site} {pool}/{server}", lambda: None)
