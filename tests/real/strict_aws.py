@@ -48,6 +48,9 @@ class State:
     no_capacity: str = ""
     """The message of the failed activity when nothing can be launched."""
     vcpus: float = 64.0
+    vcpus_used: float = 0.0
+    limits: dict[str, int] = field(default_factory=dict)
+    """ELBv2: name of a limit -> its maximum, where it is not moto's."""
     command: dict[str, Any] = field(default_factory=dict)
     """status, code, stdout, stderr of what a command does; ``lost`` for one that never ends."""
     refresh: str = "Successful"
@@ -470,10 +473,39 @@ SNSResponse.list_subscriptions_by_topic = list_subscriptions_by_topic
 
 def get_service_quota(self: Any, service_code: str, quota_code: str) -> dict[str, Any]:
     if (service_code, quota_code) == ("ec2", "L-1216C47A"):
-        return {"ServiceCode": "ec2", "QuotaCode": quota_code, "QuotaName": "Standard", "Value": STATE.vcpus}
+        return {
+            "ServiceCode": "ec2",
+            "QuotaCode": quota_code,
+            "QuotaName": "Standard",
+            "Value": STATE.vcpus,
+            "UsageMetric": {
+                "MetricNamespace": "AWS/Usage",
+                "MetricName": "ResourceCount",
+                "MetricDimensions": {"Class": "Standard/OnDemand", "Service": "EC2", "Type": "Resource"},
+                "MetricStatisticRecommendation": "Maximum",
+            },
+        }
     return was_quota(self, service_code, quota_code)
 
 
+def get_metric_statistics(self: CloudWatchResponse) -> ActionResult:
+    """Of AWS/Usage, which AWS itself writes; less than nothing used stands for no sample."""
+    if self._get_param("Namespace") != "AWS/Usage":
+        return was_statistics(self)
+    point = {"Timestamp": datetime.now(UTC), "Maximum": STATE.vcpus_used, "Unit": "None"}
+    return ActionResult({"Label": "ResourceCount", "Datapoints": [point] if STATE.vcpus_used >= 0 else []})
+
+
+was_statistics = CloudWatchResponse.get_metric_statistics
+CloudWatchResponse.get_metric_statistics = get_metric_statistics
+
+
+def describe_account_limits(self: ELBV2Response) -> ActionResult:
+    found = was_limits(self)._result["Limits"]
+    return ActionResult({"Limits": [{**d, "Max": str(STATE.limits.get(d["Name"], d["Max"]))} for d in found]})
+
+
+was_limits, ELBV2Response.describe_account_limits = ELBV2Response.describe_account_limits, describe_account_limits
 was_quota, ServiceQuotasBackend.get_service_quota = ServiceQuotasBackend.get_service_quota, get_service_quota
 
 
