@@ -1,8 +1,9 @@
 """The conditions of a system file as CloudWatch alarms, one for each site, created or updated where asked.
 
 And one composite alarm a site, ``site-fails``: its critical conditions over errors AND (those over latency, OR no
-data of latency). Where targets are tried and none answers there is no TargetResponseTime (ELB user guide, *CloudWatch metrics
-for your Application Load Balancer*). A site that nobody asks has no errors, so a standby that is idle does not fail.
+data of latency). Where targets are tried and none answers there is no TargetResponseTime (ELB user guide,
+*CloudWatch metrics for your Application Load Balancer*). A site that nobody asks has no errors, so a standby that is
+idle does not fail.
 """
 
 from __future__ import annotations
