@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from tasks.aws import Aws
+if TYPE_CHECKING:
+    from tasks.aws import Aws  # boto3 takes its time, and a check is loaded where there is no AWS
 
 PERIOD_S = 300
 """AWS/Usage has a sample every five minutes (Service Quotas user guide, *CloudWatch usage metrics*)."""
