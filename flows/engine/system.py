@@ -13,9 +13,10 @@ from flows.engine import conditions, yamlfile
 from flows.engine.findings import Finding, InvalidFiles, nearest
 from flows.engine.maintenance import Maintenance
 from flows.engine.safety import Safety
-from flows.engine.thresholds import AutoScaling, DatabaseSizing, Monitoring, Scaling, Strict
+from flows.engine.thresholds import DatabaseSizing, Monitoring, Scaling, Strict
 from flows.engine.yamlfile import Document
 from tasks import catalog
+from tasks.capacity._plan import AutoScaling
 from tasks.contract import ComponentParam
 from tasks.quantities import Duration
 

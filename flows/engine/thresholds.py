@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.quantities import Change, ConditionText, Duration, Percent, ThresholdText
+from tasks.quantities import ConditionText, Duration, ThresholdText
 
 Severity = Literal["info", "warning", "critical"]
 
@@ -40,32 +40,6 @@ class Scaling(Strict):
     memory: Levels | None = None
     latency: Levels | None = None
     errors: Levels | None = None
-
-
-class ScaleStep(Strict):
-    """One direction of scaling; ``cooldown`` in seconds."""
-
-    adjustment: Change
-    cooldown: Duration
-
-
-class AutoScaling(Strict):
-    """``auto_scaling``: limits and steps of the application servers."""
-
-    min_instances: int = Field(ge=0)
-    max_instances: int = Field(ge=1)
-    target_cpu_utilization: Percent
-    cooldown_period: Duration
-    scale_up: ScaleStep
-    scale_down: ScaleStep
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min_instances > self.max_instances:
-            raise ValueError("min_instances is above max_instances")
-        if self.scale_up.adjustment <= 0 or self.scale_down.adjustment >= 0:
-            raise ValueError("scale_up adjusts by a positive number, scale_down by a negative one")
-        return self
 
 
 class Range(Strict):

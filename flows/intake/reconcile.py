@@ -70,7 +70,8 @@ async def cloudwatch(source: Source) -> list[dict[str, Any]]:
     try:
         for region, topics in _regions(source).items():
             client = await aws.client("cloudwatch", region)
-            listing = client.get_paginator("describe_alarms").paginate()
+            # without AlarmTypes it returns metric alarms only (CloudWatch API reference)
+            listing = client.get_paginator("describe_alarms").paginate(AlarmTypes=["MetricAlarm", "CompositeAlarm"])
             pages: list[dict[str, Any]] = await aws.call(f"DescribeAlarms in {region}", partial(list, listing))
             for page in pages:
                 for alarm in (*page.get("MetricAlarms", ()), *page.get("CompositeAlarms", ())):

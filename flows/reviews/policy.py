@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from flows.engine.thresholds import AutoScaling, ScaleStep
+from tasks.capacity._plan import AutoScaling, ScaleStep
 
 Load = Sequence[tuple[datetime, float]]
 """(when, percent of one instance): 150 is one and a half instances at full work."""

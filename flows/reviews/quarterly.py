@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from flows.engine import evaluation
 from flows.engine.providers import Components
 from flows.engine.system import LoadedSystem, System
-from flows.engine.thresholds import AutoScaling
 from flows.reviews import load, policy
 from flows.reviews.figures import seconds
 from flows.reviews.finding import Chart, Finding, Line, Review, Table, ordered
 from flows.reviews.policy import Played
+from tasks.capacity._plan import AutoScaling
 from tasks.capacity.protocol import Capacity, Elastic
 from tasks.clock import Clock
 from tasks.database._proof import look, streams, the_primary

@@ -13,11 +13,14 @@ from tasks.capacity.protocol import Limits
 from tasks.contract import Facts, Surroundings
 from tasks.errors import BadInput, NotYet, Rejected
 from tasks.marks import owned, pairs
+from tasks.quotas import service_quota
 
 T = TypeVar("T")
 ON_THE_WAY = ("Pending", "Pending:Wait", "Pending:Proceed", "InService")
 BLOCKING = ("Launch", "AddToLoadBalancer")
 """Processes without which a group that is asked to grow does not (*Suspend and resume processes*)."""
+ON_DEMAND = "L-1216C47A"
+"""Service Quotas' code of *Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances*, in vCPUs."""
 _NO_CAPACITY = (
     "InsufficientInstanceCapacity",
     "InsufficientCapacity",
@@ -95,13 +98,9 @@ class Looking:
         }
 
     async def quota(self, site: str) -> tuple[float, float]:
-        """L-1216C47A, *Running On-Demand Standard instances*, of the site's region (Service Quotas)."""
-        client = await self._aws.client("service-quotas", self._site(site).region)
-        answer = await self._aws.call(
-            "GetServiceQuota L-1216C47A",
-            lambda: client.get_service_quota(ServiceCode="ec2", QuotaCode="L-1216C47A"),
-        )
-        return float(answer["Quota"]["Value"]), float(self._settings.maximum * self._settings.vcpus)
+        """*Running On-Demand Standard instances* of the site's region (Service Quotas), whatever else runs there."""
+        may, _ = await service_quota(self._aws, self._site(site).region, "ec2", ON_DEMAND)
+        return may, float(self._settings.maximum * self._settings.vcpus)
 
     async def _group(self, site: str) -> dict[str, Any]:
         """Raises SafetyRefusal for a group that is not marked, BadInput for none."""

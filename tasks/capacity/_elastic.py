@@ -3,61 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
+from tasks.capacity._plan import AutoScaling
 from tasks.capacity.protocol import Elastic, Refreshing, Rolling, Scaling
 from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam, Undoable
 from tasks.errors import EffectUnknown, NotYet, Rejected, SafetyRefusal
-from tasks.quantities import Change, Duration, Percent
+from tasks.quantities import Duration
 from tasks.waiting import until
 
 Component = Annotated[str, ComponentParam("capacity")]
-
-
-class Step(BaseModel):
-    """One direction of scaling: how many instances, and how long nothing more happens afterwards."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    adjustment: Change
-    cooldown: Duration
-
-
-class Plan(BaseModel):
-    """The section ``auto_scaling`` of a system file, as written there."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min_instances: int = Field(ge=0)
-    max_instances: int = Field(ge=1)
-    target_cpu_utilization: Percent
-    cooldown_period: Duration
-    scale_up: Step
-    scale_down: Step
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min_instances > self.max_instances:
-            raise ValueError("min_instances is above max_instances")
-        if self.scale_up.adjustment <= 0 or self.scale_down.adjustment >= 0:
-            raise ValueError("scale_up adjusts by a positive number, scale_down by a negative one")
-        return self
-
-    def scaling(self) -> Scaling:
-        """As a provider takes it."""
-        return Scaling(
-            self.min_instances,
-            self.max_instances,
-            round(self.cooldown_period),
-            self.target_cpu_utilization,
-            self.scale_up.adjustment,
-            round(self.scale_up.cooldown),
-            self.scale_down.adjustment,
-            round(self.scale_down.cooldown),
-        )
 
 
 @action("capacity.policy")
@@ -68,7 +26,7 @@ class Policy(Undoable):
     """
 
     site: Annotated[str, SiteParam()]
-    auto_scaling: Plan
+    auto_scaling: AutoScaling
     component: Component = "capacity"
 
     async def observe(self, ctx: Context) -> Observation:

@@ -7,19 +7,21 @@ StartInstanceRefresh, RollbackInstanceRefresh, ResumeProcesses).
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from tasks.capacity._asg import BLOCKING, AutoScalingSettings, runs, suspended
+from tasks.capacity._asg import BLOCKING, ON_DEMAND, AutoScalingSettings, runs, suspended
 from tasks.capacity._rules import ScalingRules
 from tasks.capacity.protocol import Instance, Refresh, Rolling
 from tasks.errors import BadInput, Rejected
 from tasks.manual import aws
+from tasks.quotas import Allowance, in_use, service_quota
 
 
 class AutoScaling(ScalingRules):
-    """Fulfils ``Capacity``, ``Elastic`` and ``Refreshing``."""
+    """Fulfils ``Capacity``, ``Elastic``, ``Refreshing`` and ``Quoted``."""
 
     Settings: ClassVar[type[BaseModel]] = AutoScalingSettings
 
@@ -38,6 +40,17 @@ class AutoScaling(ScalingRules):
             )
             for i in group["Instances"]
         )
+
+    async def allowances(self, active: str, target: str) -> tuple[Allowance, ...]:
+        """Of vCPUs on demand in the target's region, for as many instances as serve at ``active`` now."""
+        region = self._site(target).region
+        here, there, (limit, metric) = await asyncio.gather(
+            self.instances(active), self.instances(target), service_quota(self._aws, region, "ec2", ON_DEMAND)
+        )
+        used = await in_use(self._aws, region, metric, self._around.clock.utc())
+        need = max(sum(i.ready for i in here), self.limits(target).minimum)
+        more = max(0, need - sum(i.running for i in there)) * self._settings.vcpus
+        return (Allowance(f"vCPUs on demand in {region}", limit, used, float(more), f"ec2 {ON_DEMAND}"),)
 
     async def scale(self, site: str, count: int) -> None:
         limits = self.limits(site)

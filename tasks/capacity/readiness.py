@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from tasks.capacity.protocol import Capacity, Elastic, Refreshing
-from tasks.readiness import Asked, Check, Finding, Part
+from tasks.quotas import Quoted
+from tasks.readiness import Asked, Check, Finding, Level, Part
 
 
 async def load(asked: Asked, part: Part) -> list[Finding]:
@@ -46,6 +47,26 @@ async def quota(asked: Asked, part: Part) -> list[Finding]:
     return [part.found("quota", "ok", says, site=asked.target)]
 
 
+async def room(asked: Asked, part: Part) -> list[Finding]:
+    """Beside all that the account has already, there is room for what a move takes at all of the active site's load."""
+    if not isinstance(part.provider, Quoted):
+        return []
+    found = []
+    for a in await part.provider.allowances(asked.active, asked.target):
+        used = "what is used is not told" if a.used is None else f"{a.used:g} used"
+        move, site = ("the way back", a.way_back) if a.way_back else ("a move", asked.target)
+        says = f"{a.name}: {used}, {a.limit:g} allowed, {move} needs {a.needs:g} more"
+        if a.needs and (a.used or 0.0) + a.needs > a.limit:
+            fix = f"ask AWS for a higher quota now ({a.code}): it takes days; or give up what is not needed there"
+            level: Level = "warning" if a.way_back else "failing"
+            found.append(part.found("quota", level, says, fix, site))
+        elif a.needs and a.used is None:
+            found.append(part.found("quota", "unknown", says, f"look at {a.code}", site))
+        else:
+            found.append(part.found("quota", "ok", says, site=site))
+    return found
+
+
 async def drift(asked: Asked, part: Part) -> list[Finding]:
     """Both sites run the same version, with the same rules."""
     found = []
@@ -65,4 +86,4 @@ async def drift(asked: Asked, part: Part) -> list[Finding]:
     return found
 
 
-CHECKS: tuple[Check, ...] = (load, quota, drift)
+CHECKS: tuple[Check, ...] = (load, quota, room, drift)

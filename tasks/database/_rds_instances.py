@@ -14,6 +14,7 @@ from tasks.contract import Surroundings
 from tasks.database._managed import OWNER, READ_ONLY, Regional, Unit, must_be_ours
 from tasks.database._rds_settings import RdsNode, RdsSettings
 from tasks.errors import Rejected
+from tasks.quotas import Allowance
 
 RETIRED = "relight:retired"
 """The node that an instance was, before it was replaced."""
@@ -48,6 +49,19 @@ class Instances(Regional):
             at = self._settings.nodes[node]
             raise Rejected(f"{node}: {at.region} has no DB instance {at.instance}; look at the system file")
         return must_be_ours(unit, self._system, "postgres", self._settings.engine_version)
+
+    async def allowances(self, site: str) -> tuple[Allowance, ...]:
+        """DB instances (DescribeAccountAttributes), one more for each node of ``site``. Raises as calls do."""
+        found, regions = [], [n.region for n in self._settings.nodes.values() if n.site == site]
+        for region in dict.fromkeys(regions):
+            rds = await self._aws.client("rds", region)
+            answer = await self._aws.call(f"DescribeAccountAttributes in {region}", rds.describe_account_attributes)
+            quota = next((q for q in answer["AccountQuotas"] if q["AccountQuotaName"] == "DBInstances"), None)
+            if quota is None:
+                raise Rejected(f"RDS tells no quota DBInstances in {region}")
+            limit, used, more = float(quota["Max"]), float(quota["Used"]), float(regions.count(region))
+            found.append(Allowance(f"DB instances in {region}", limit, used, more, "rds L-7B6409FD", site))
+        return tuple(found)
 
     async def set_read_only(self, unit: Unit, *, on: bool) -> None:
         """In the instance's own parameter group. Raises Rejected for a default one, which cannot be changed."""

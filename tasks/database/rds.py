@@ -30,6 +30,7 @@ from tasks.database._reading import one
 from tasks.database._session import Connection
 from tasks.database.protocol import NodeView
 from tasks.errors import Contradiction, EffectUnknown, NotYet, Rejected, RelightError, Unreachable
+from tasks.quotas import Allowance
 
 
 class Rds(Managed):
@@ -62,6 +63,12 @@ class Rds(Managed):
         except RelightError:
             return seen
         return seen if found is None or found.source in (None, "?") else replace(seen, upstream=found.source)
+
+    async def allowances(self, active: str, target: str) -> tuple[Allowance, ...]:
+        """The promotion needs no instance; the way back does: a replica is made beside the one that it takes the place
+        of, where ``active`` was.
+        """
+        return await self._instances.allowances(active)
 
     async def promote(self, node: str) -> None:
         """``PromoteReadReplica`` in the replica's own region, then until RDS and SQL both say that it is a primary.

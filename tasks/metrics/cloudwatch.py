@@ -2,7 +2,8 @@
 
 Relied on (CloudWatch API reference): *GetMetricData* pages by ``NextToken``, gives each result a ``StatusCode``
 (``PartialData`` goes on with the next page), and the timestamp of a value is the start of its period. *PutMetricAlarm*
-replaces an alarm of the same name as a whole and takes ``Tags`` only when it creates; *TagResource* is for later.
+replaces an alarm of the same name as a whole and takes ``Tags`` only when it creates; *TagResource* is for later. An
+action of another region is refused (``Invalid region … specified``), so each alarm gets those of its own.
 """
 
 from __future__ import annotations
@@ -12,51 +13,26 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel
 
-from tasks.aws import Account, Aws
 from tasks.contract import Surroundings
 from tasks.errors import BadInput, NotYet, Rejected, Unreachable
+from tasks.metrics._alarming import Alarming, CloudWatchSettings
 from tasks.metrics._alarms import Alarm, keep, request
-from tasks.metrics._cloudwatch import Formula, Site, Stat, formulas
+from tasks.metrics._cloudwatch import Formula, Stat, formulas
 from tasks.metrics.protocol import CATALOGUE, Reading, Series, metric, unknown
-from tasks.quantities import Duration
 
 Samples = dict[datetime, float]
 
 
-class CloudWatchSettings(Account):
-    """``sites``: where each site's metrics are. ``formulas``: metric -> formula, in place of the default."""
-
-    sites: dict[str, Site] = Field(min_length=1)
-    period: int = Field(default=60, ge=60, multiple_of=60)
-    """Seconds; a metric with basic monitoring has one sample in 300."""
-    stale_after: Duration = Field(default=600.0, gt=0)
-    """After the end of the newest period."""
-    formulas: dict[str, Formula] = Field(default_factory=dict)
-    alarm_actions: tuple[str, ...] = ()
-    """ARNs (an SNS topic that relight's receiver is subscribed to) for exported alarms."""
-
-    @field_validator("formulas")
-    @classmethod
-    def _named(cls, value: dict[str, Formula]) -> dict[str, Formula]:
-        if wrong := [n for n in value if n not in CATALOGUE]:
-            raise ValueError(f"no metric {', '.join(wrong)}; known: {', '.join(CATALOGUE)}")
-        return value
-
-
-class CloudWatch:
+class CloudWatch(Alarming):
     """CloudWatch in the region of each site."""
 
     Settings: ClassVar[type[BaseModel]] = CloudWatchSettings
 
     def __init__(self, settings: CloudWatchSettings, around: Surroundings) -> None:
-        self._settings, self._around = settings, around
-        self._aws = Aws(settings, around.component)
+        super().__init__(settings, around)
         self._formulas = {s: {**formulas(at), **settings.formulas} for s, at in settings.sites.items()}
-
-    async def aclose(self) -> None:
-        await self._aws.aclose()
 
     def metrics(self) -> tuple[str, ...]:
         return tuple(n for n in CATALOGUE if any(n in f for f in self._formulas.values()))
@@ -134,7 +110,7 @@ class CloudWatch:
             "EndTime": end,
             "ScanBy": "TimestampDescending",
         }
-        client = await self._aws.client("cloudwatch", self._settings.sites[site].region)
+        client = await self._cloudwatch(site)
         what = f"GetMetricData of {site}"
         found: dict[str, Samples] = defaultdict(dict)
         while True:
@@ -163,15 +139,14 @@ class CloudWatch:
         stats = {f"a{i}": s for i, s in enumerate(formula.add)} | ({"o": formula.over} if formula.over else {})
         queries = [data_query(n, s, self._settings.period, returned=False) for n, s in stats.items()]
         math = {"Id": "value", "Expression": formula.expression(), "Label": alarm.metric, "ReturnData": True}
-        return request(alarm, [*queries, math], self._settings.period, self._settings.alarm_actions)
+        return request(alarm, [*queries, math], self._settings.period, self._actions(alarm.site))
 
     async def put(self, alarm: Alarm) -> str:
         """Create or update it: ``created``, ``updated`` or ``same``. Raises SafetyRefusal for somebody else's alarm."""
         wanted = self.alarm(alarm)
         if wanted is None:
             raise BadInput(f"{self._around.component} has no formula for {alarm.metric} at {alarm.site}")
-        client = await self._aws.client("cloudwatch", self._settings.sites[alarm.site].region)
-        return await keep(self._aws, client, wanted)
+        return await keep(self._aws, await self._cloudwatch(alarm.site), wanted)
 
 
 def data_query(name: str, stat: Stat, period_s: int, *, returned: bool = True) -> dict[str, Any]:

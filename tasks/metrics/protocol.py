@@ -187,3 +187,44 @@ class Requests(Protocol):
     async def served(self, site: str) -> dict[str, Served]:
         """Server -> what it answered since its start, all at the same moment. Raises Unreachable, Rejected."""
         ...
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What an alarm is told to, on its way to the receiver.
+
+    Attributes:
+        may_publish: may the alarms of the site publish to it? None: what its policy says cannot be told here.
+        confirmed, pending: endpoints that get what is published; and that were subscribed and never confirmed it.
+        receiver: one that is confirmed is relight's.
+        why: in words, where something is not as it should be.
+    """
+
+    arn: str
+    exists: bool
+    may_publish: bool | None = None
+    confirmed: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    receiver: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Muted:
+    """The alarm during which nothing is told. ``state`` as CloudWatch names it; None: there is no such alarm."""
+
+    alarm: str
+    state: str | None
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A source whose own alarms are told to relight's receiver."""
+
+    async def topics(self, site: str) -> tuple[Topic, ...] | None:
+        """What an alarm of the site is told to; None where its alarms are not meant for relight. Raises as calls do."""
+        ...
+
+    async def muted(self, site: str) -> Muted | None:
+        """None where nothing ever keeps alarms back. Raises as calls do."""
+        ...

@@ -16,14 +16,15 @@ from pydantic import BaseModel
 from tasks.contract import Facts
 from tasks.errors import BadInput
 from tasks.manual import Command, NoManual, aws
-from tasks.traffic._elb import Elbv2Settings, PoolSettings, View, Weighing, attributes
+from tasks.traffic._elb import Elbv2Settings, PoolSettings, View, attributes
+from tasks.traffic._elb_quotas import Counting
 from tasks.traffic.protocol import Server, Target
 
 _CROSS_ZONE = "load_balancing.cross_zone.enabled"
 
 
-class Elbv2(Weighing):
-    """Fulfils ``Balancer`` and ``Members`` of ``tasks.traffic.protocol``."""
+class Elbv2(Counting):
+    """Fulfils ``Balancer`` and ``Members`` of ``tasks.traffic.protocol``, and ``Quoted``."""
 
     Settings: ClassVar[type[BaseModel]] = Elbv2Settings
     closes_sessions: ClassVar[bool] = False

@@ -17,6 +17,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from tasks.aws import Aws
 from tasks.clock import Clock
 from tasks.errors import NotYet, Rejected
+from tasks.zones import protocol
+from tasks.zones._rfc2136_settings import RDTYPES
 from tasks.zones._route53_settings import ZoneSettings
 
 T = TypeVar("T")
@@ -42,6 +44,20 @@ class Pace:
         sent.append(at)
         if at > now:
             await self._clock.sleep(at - now)
+
+
+REQUESTS = 16
+"""Of one move of a record set (look, look again, change, read back, and some looks at the change); held by a test."""
+
+
+class Paces:
+    """Fulfils ``tasks.zones.protocol.Paced``."""
+
+    _settings: ZoneSettings
+
+    def pace(self) -> protocol.Pace:
+        sets = sum(bool(getattr(routed, t)) for routed in self._settings.names.values() for t in RDTYPES)
+        return protocol.Pace(sets * REQUESTS, float(self._settings.requests_per_s))
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,21 @@ class Flipping:
     override: bool = False
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How many requests a move of every name sends, and how many a second are taken from the whole account."""
+
+    requests: int
+    per_s: float
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A zone whose keeper takes only so many requests."""
+
+    def pace(self) -> Pace: ...
+
+
 @runtime_checkable
 class Zone(Protocol):
     """One zone that relight may change, only at names that its settings allow."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from tasks.quantities import show_duration
-from tasks.readiness import Asked, Check, Finding, Part
+from tasks.readiness import Asked, Check, Finding, Level, Part
 from tasks.zones.actions import FUDGE_S
-from tasks.zones.protocol import Switchboard, Zone
+from tasks.zones.protocol import Paced, Switchboard, Zone
 
 SHARE = 0.5
 """A TTL above this part of the RTO leaves too little for everything else."""
@@ -35,6 +35,22 @@ async def ttl(asked: Asked, part: Part) -> list[Finding]:
         else:
             found.append(part.found("ttl", "ok", said))
     return found
+
+
+async def pace(asked: Asked, part: Part) -> list[Finding]:
+    """Every name moved within the RTO, at the pace that the keeper of the zone takes requests."""
+    if not isinstance(part.provider, Paced):
+        return []
+    it, rto_s = part.provider.pace(), asked.rto_s.get("application", min(asked.rto_s.values(), default=0.0))
+    takes_s = it.requests / it.per_s
+    says = f"moving every name takes {it.requests} requests, {show_duration(takes_s)} at {it.per_s:g} a second"
+    if not rto_s:
+        return [part.found("quota", "unknown", f"{says}; there is no RTO to hold it against", "give an rto")]
+    level: Level = "failing" if takes_s >= rto_s else "warning" if takes_s > rto_s * SHARE else "ok"
+    if level == "ok":
+        return [part.found("quota", "ok", says)]
+    fix = "lead many names to few by CNAME or alias, or use zones.flip: the limit is of the account and is not raised"
+    return [part.found("quota", level, f"{says}; the RTO is {show_duration(rto_s)}", fix)]
 
 
 async def access(_asked: Asked, part: Part) -> list[Finding]:
@@ -72,4 +88,4 @@ async def control_plane(_asked: Asked, part: Part) -> list[Finding]:
     return [part.found("control-plane", "warning", part.provider.control_plane(), fix)]
 
 
-CHECKS: tuple[Check, ...] = (ttl, access, control_plane)
+CHECKS: tuple[Check, ...] = (ttl, pace, access, control_plane)

@@ -24,15 +24,15 @@ from tasks.zones import _routing as routing
 from tasks.zones._asking import Asking, asked
 from tasks.zones._rfc2136_settings import RDTYPES
 from tasks.zones._route53_by_hand import ByHand
-from tasks.zones._route53_calls import HostedZone, Route53Api
+from tasks.zones._route53_calls import HostedZone, Paces, Route53Api
 from tasks.zones._route53_changes import COMPARE_LOST, Changes
 from tasks.zones._route53_settings import ZoneSettings
 from tasks.zones._swapping import Swap
 from tasks.zones.protocol import Access, Answer, Owned, RRset, Served
 
 
-class Route53(ByHand):
-    """Fulfils ``tasks.zones.protocol.Zone``."""
+class Route53(ByHand, Paces):
+    """Fulfils ``Zone`` and ``Paced`` of ``tasks.zones.protocol``."""
 
     Settings: ClassVar[type[BaseModel]] = ZoneSettings
 

@@ -134,11 +134,14 @@ class Service(Front):
         self.events: list[dict[str, Any]] = []
         self.quiet = False
         """Restarts leave no event."""
+        self.most = 40
+        """DB instances that the account may have in each region."""
         self.works: list[threading.Thread] = []
         self.held: dict[str, threading.Event] = {}
         """Operation -> what it begins does not end before this is set."""
         self._here = threading.local()
         self.handlers = {
+            "DescribeAccountAttributes": self._quotas,
             "DescribeDBInstances": self._describe,
             "PromoteReadReplica": self._promote,
             "ModifyDBInstance": self._modify,
@@ -226,6 +229,10 @@ class Service(Front):
         answer = self._moto("describe_db_instances", **params)
         answer["DBInstances"] = [self._shown(i) for i in answer["DBInstances"]]
         return answer
+
+    def _quotas(self, _params: dict[str, Any]) -> Any:
+        used = len(self._moto("describe_db_instances")["DBInstances"])
+        return {"AccountQuotas": [{"AccountQuotaName": "DBInstances", "Used": used, "Max": self.most}]}
 
     def _promote(self, params: dict[str, Any]) -> Any:
         name, region = params["DBInstanceIdentifier"], self.region

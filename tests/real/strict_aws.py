@@ -1,4 +1,4 @@
-"""moto's server with what it leaves out of ELBv2, Auto Scaling, CloudFront, S3, Systems Manager and Service Quotas.
+"""moto's server with what it leaves out of ELBv2, Auto Scaling, CloudFront, S3, CloudWatch, SNS and more.
 
 A process of its own: ``python strict_aws.py HOST PORT``. Every difference from moto 5.2.5 is one class below, with the
 page of the API reference that documents the behaviour. ``POST /strict`` takes JSON: ``{"fault": {operation, kind,
@@ -23,6 +23,7 @@ from moto.autoscaling.models import FakeAutoScalingGroup, InstanceState
 from moto.autoscaling.responses import AutoScalingResponse
 from moto.cloudfront import models as cloudfront
 from moto.cloudwatch.models import CloudWatchBackend
+from moto.cloudwatch.responses import CloudWatchResponse
 from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult, EmptyResult
 from moto.elbv2.models import FakeHealthStatus, FakeTargetGroup
@@ -31,6 +32,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from moto.s3.models import FakeKey
 from moto.s3.responses import S3Response
 from moto.servicequotas.models import ServiceQuotasBackend
+from moto.sns.responses import SNSResponse
 from moto.ssm.responses import SimpleSystemManagerResponse
 from werkzeug.serving import run_simple
 
@@ -46,6 +48,9 @@ class State:
     no_capacity: str = ""
     """The message of the failed activity when nothing can be launched."""
     vcpus: float = 64.0
+    vcpus_used: float = 0.0
+    limits: dict[str, int] = field(default_factory=dict)
+    """ELBv2: name of a limit -> its maximum, where it is not moto's."""
     command: dict[str, Any] = field(default_factory=dict)
     """status, code, stdout, stderr of what a command does; ``lost`` for one that never ends."""
     refresh: str = "Successful"
@@ -54,6 +59,8 @@ class State:
     """Regions of which nothing answers: connections are closed."""
     replication: dict[str, str] = field(default_factory=dict)
     """S3: "BUCKET/KEY" -> replication status; BUCKET alone for every other object of it."""
+    pending: list[str] = field(default_factory=list)
+    """SNS: endpoints that never confirmed their subscription."""
     faults: list[dict[str, Any]] = field(default_factory=list)
     launching: dict[str, float] = field(default_factory=dict)
     activities: list[dict[str, Any]] = field(default_factory=list)
@@ -377,15 +384,128 @@ def get_metric_data(self: CloudWatchBackend, queries: list[dict[str, Any]], *arg
 was_metric_data, CloudWatchBackend.get_metric_data = CloudWatchBackend.get_metric_data, get_metric_data
 
 
+# ---- CloudWatch: composite alarms, which moto does not make; kinds of alarms; actions of another region ----
+
+
+def put_composite_alarm(self: CloudWatchResponse) -> ActionResult:
+    """PutCompositeAlarm: alarms that it names must exist; an update ignores Tags and leaves the state."""
+    backend, name, rule = self.cloudwatch_backend, self._get_param("AlarmName"), self._get_param("AlarmRule")
+    suppressor = self._get_param("ActionsSuppressor")
+    named = re.findall(r'(?:ALARM|OK|INSUFFICIENT_DATA)\("([^"]+)"\)', rule)
+    missing = [n for n in (*named, *([suppressor] if suppressor else [])) if n not in backend.alarms]
+    if missing or not named:
+        raise Fault("ValidationError", f"AlarmRule must not contain alarms that do not exist: {missing}")
+    wants = ("ActionsSuppressorWaitPeriod", "ActionsSuppressorExtensionPeriod")
+    if suppressor and None in [self._get_param(w) for w in wants]:
+        raise Fault("ValidationError", "ActionsSuppressor needs its two periods")
+    before = backend.alarms.get(name)
+    if before is not None and before.rule is None:
+        raise Fault("ValidationError", f"an alarm {name} of another type exists")
+    put_alarm(self, None if before is None else before.state_value)
+    made = backend.alarms[name]
+    made.actions_suppressor = suppressor
+    made.actions_suppressor_wait_period, made.actions_suppressor_extension_period = (self._get_param(w) for w in wants)
+    return EmptyResult()
+
+
+def put_metric_alarm(self: CloudWatchResponse) -> ActionResult:
+    before = self.cloudwatch_backend.alarms.get(self._get_param("AlarmName"))
+    if before is not None and before.rule is not None:
+        raise Fault("ValidationError", "an alarm of another type has this name")
+    return put_alarm(self, None if before is None else before.state_value)
+
+
+def put_alarm(self: CloudWatchResponse, state: str | None) -> ActionResult:
+    for key in ("AlarmActions", "OKActions", "InsufficientDataActions"):
+        for action in self._get_param(key, []):
+            if action.split(":")[3] != self.region:
+                said = f"Invalid region {action.split(':')[3]} specified. Only {self.region} is supported."
+                raise Fault("ValidationError", said)
+    backend, name = self.cloudwatch_backend, self._get_param("AlarmName")
+    arn = backend.alarms[name].alarm_arn if state else ""
+    tags = dict(backend.list_tags_for_resource(arn)) if state else {}
+    result = was_put_alarm(self)
+    made = backend.alarms[name]
+    made.state_value = state or "INSUFFICIENT_DATA"
+    if state:
+        backend.untag_resource(arn, list(backend.list_tags_for_resource(arn)))
+        backend.tag_resource(arn, tags)
+    return result
+
+
+def describe_alarms(self: CloudWatchResponse) -> ActionResult:
+    """DescribeAlarms: metric alarms only, where AlarmTypes does not ask for others."""
+    found = was_describe_alarms(self)._result
+    kinds = self._get_param("AlarmTypes") or ["MetricAlarm"]
+    return ActionResult({k: v if k.removesuffix("s") in kinds else [] for k, v in found.items()})
+
+
+was_put_alarm, was_describe_alarms = CloudWatchResponse.put_metric_alarm, CloudWatchResponse.describe_alarms
+for patched in (put_composite_alarm, put_metric_alarm, describe_alarms):
+    setattr(CloudWatchResponse, patched.__name__, patched)
+
+
+# ---- SNS: a subscription that was not confirmed has no ARN (ListSubscriptionsByTopic) ----
+
+
+def list_subscriptions_by_topic(self: SNSResponse) -> ActionResult:
+    found, token = self.backend.list_subscriptions_by_topic(
+        self._get_param("TopicArn"), next_token=self._get_param("NextToken")
+    )
+    every = [
+        {
+            "SubscriptionArn": "PendingConfirmation" if s.endpoint in STATE.pending else s.arn,
+            "Owner": s.owner,
+            "Protocol": s.protocol,
+            "Endpoint": s.endpoint,
+            "TopicArn": s.topic_arn,
+        }
+        for s in found
+    ]
+    return ActionResult({"Subscriptions": every, "NextToken": token})
+
+
+SNSResponse.list_subscriptions_by_topic = list_subscriptions_by_topic
+
+
 # ---- Service Quotas ----
 
 
 def get_service_quota(self: Any, service_code: str, quota_code: str) -> dict[str, Any]:
     if (service_code, quota_code) == ("ec2", "L-1216C47A"):
-        return {"ServiceCode": "ec2", "QuotaCode": quota_code, "QuotaName": "Standard", "Value": STATE.vcpus}
+        return {
+            "ServiceCode": "ec2",
+            "QuotaCode": quota_code,
+            "QuotaName": "Standard",
+            "Value": STATE.vcpus,
+            "UsageMetric": {
+                "MetricNamespace": "AWS/Usage",
+                "MetricName": "ResourceCount",
+                "MetricDimensions": {"Class": "Standard/OnDemand", "Service": "EC2", "Type": "Resource"},
+                "MetricStatisticRecommendation": "Maximum",
+            },
+        }
     return was_quota(self, service_code, quota_code)
 
 
+def get_metric_statistics(self: CloudWatchResponse) -> ActionResult:
+    """Of AWS/Usage, which AWS itself writes; less than nothing used stands for no sample."""
+    if self._get_param("Namespace") != "AWS/Usage":
+        return was_statistics(self)
+    point = {"Timestamp": datetime.now(UTC), "Maximum": STATE.vcpus_used, "Unit": "None"}
+    return ActionResult({"Label": "ResourceCount", "Datapoints": [point] if STATE.vcpus_used >= 0 else []})
+
+
+was_statistics = CloudWatchResponse.get_metric_statistics
+CloudWatchResponse.get_metric_statistics = get_metric_statistics
+
+
+def describe_account_limits(self: ELBV2Response) -> ActionResult:
+    found = was_limits(self)._result["Limits"]
+    return ActionResult({"Limits": [{**d, "Max": str(STATE.limits.get(d["Name"], d["Max"]))} for d in found]})
+
+
+was_limits, ELBV2Response.describe_account_limits = ELBV2Response.describe_account_limits, describe_account_limits
 was_quota, ServiceQuotasBackend.get_service_quota = ServiceQuotasBackend.get_service_quota, get_service_quota
 
 

@@ -13,12 +13,16 @@ import strict
 from botocore.exceptions import ClientError
 
 from tasks.aws import HEARD
-from tasks.capacity import actions
+from tasks.capacity import actions, readiness
+from tasks.capacity._asg import GroupSettings
 from tasks.capacity._rules import TARGET, UP
 from tasks.capacity.autoscaling import PROVIDER
 from tasks.capacity.protocol import Limits, Rolling
 from tasks.capacity.twin import GroupTwin
+from tasks.clock import LoopClock
 from tasks.errors import BadInput, EffectUnknown, LeaseHeld, NotYet, Rejected, SafetyRefusal, Unreachable
+from tasks.network import Sockets
+from tasks.readiness import Asked, Part
 from tasks.world import Node, World
 
 pytestmark = pytest.mark.real
@@ -299,6 +303,24 @@ def test_the_quota_is_compared_with_the_maximum(groups):
             await step.apply(ctx, seen)
 
     capacity(test)
+
+
+def test_vcpus_for_all_of_the_load_must_fit_beside_what_else_runs(groups):
+    def found(**state):
+        groups.set(**state)
+        findings = []
+
+        async def test(provider):
+            asked = Asked("west", "east", LoopClock(), Sockets())
+            findings.extend(await readiness.room(asked, Part("capacity", provider, GroupSettings(region="", group=""))))
+
+        capacity(test)
+        return [(f.check, f.level, f.says) for f in findings]
+
+    says = f"vCPUs on demand in {ground.OTHER_REGION}: {{}}, 64 allowed, a move needs 2 more"
+    assert found(vcpus=64.0, vcpus_used=62.0) == [("quota", "ok", says.format("62 used"))]
+    assert found(vcpus_used=63.0) == [("quota", "failing", says.format("63 used"))]
+    assert found(vcpus_used=-1.0) == [("quota", "unknown", says.format("what is used is not told"))]
 
 
 REFRESH = actions.RefreshAll(site="east", version="2", warmup="1s")

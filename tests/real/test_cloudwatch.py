@@ -1,37 +1,35 @@
-"""CloudWatch readings and alarms against moto's server, a process of its own, over HTTP."""
+"""CloudWatch readings and alarms against moto's server (strict: composite alarms, topics), over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
-import boto3
-import httpx
 import iam
 import pytest
-from hanging import hang
+import strict
 from ruamel.yaml import YAML
 
+from flows.intake import reconcile
 from tasks.clock import LoopClock
 from tasks.contract import Surroundings
-from tasks.errors import BadInput, SafetyRefusal
-from tasks.metrics._alarms import Alarm
-from tasks.metrics.cloudwatch import CloudWatch, CloudWatchSettings
+from tasks.errors import BadInput, Rejected, SafetyRefusal
+from tasks.metrics import readiness
+from tasks.metrics._alarming import CloudWatchSettings
+from tasks.metrics._alarms import Alarm, Composite, every, fires
+from tasks.metrics.cloudwatch import CloudWatch
+from tasks.network import Sockets
+from tasks.readiness import Asked, Part
 
 pytestmark = pytest.mark.real
 PROVIDER_NAME = "metrics.cloudwatch"
 
-ADDRESS, PORT = "127.0.6.90", 5001
 BALANCER = {"LoadBalancer": "app/shop/1"}
 GROUP = {"AutoScalingGroupName": "shop-north"}
 SITES = {
@@ -50,37 +48,14 @@ RELIGHT = Path(sys.executable).with_name("relight")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    binary = shutil.which("moto_server", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if binary is None:
-        reason = "moto_server is not installed (pip install 'moto[server]')"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
-    process = subprocess.Popen([binary, "-H", ADDRESS, "-p", str(PORT)], stdout=log, stderr=log)
-    deadline, pause = time.monotonic() + 60, threading.Event()
-    while True:
-        with socket.socket() as s:
-            if s.connect_ex((ADDRESS, PORT)) == 0:
-                break
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        pause.wait(0.05)
-    yield process
-    process.kill()
-    process.wait()
-    log.close()
+    with strict.running(tmp_path_factory.mktemp("cloudwatch")) as running:
+        yield running
 
 
 @pytest.fixture
-def aws(server, monkeypatch):
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{ADDRESS}:{PORT}",
-        "AWS_ACCESS_KEY_ID": "k",
-        "AWS_SECRET_ACCESS_KEY": "s",
-    }.items():
-        monkeypatch.setenv(name, value)
-    clients = {r: boto3.client("cloudwatch", region_name=r) for r in ("us-east-1", "eu-west-1")}
-    httpx.post(f"http://{ADDRESS}:{PORT}/moto-api/reset", timeout=10)
-    return clients
+def aws(server):
+    server.reset()
+    return {r: server.client("cloudwatch", r) for r in ("us-east-1", "eu-west-1")}
 
 
 def put(client, namespace, name, dimensions, values):
@@ -165,11 +140,11 @@ def test_a_window_is_read_over_every_page(aws):
 
 
 def test_a_cloudwatch_that_hangs_is_unknown(aws, server):
-    hang(server.pid)
+    server.hang()
     try:
         found = now("cpu_usage", timeout="500ms")
     finally:
-        os.kill(server.pid, signal.SIGCONT)
+        server.go_on()
     assert {(r.state, r.value) for r in found.values()} == {("no-answer", None)}
 
 
@@ -205,7 +180,11 @@ def test_the_conditions_of_a_file_become_alarms_by_the_command(aws, tmp_path):
         "system": "shop",
         "sites": {"north": {}, "south": {}},
         "components": {"metrics": {"provider": "metrics.cloudwatch", "sites": SITES, "timeout": "5s"}},
-        "scaling": {"cpu": {"warning": "70%", "critical": "85%"}, "latency": {"warning": "500ms", "critical": "1s"}},
+        "scaling": {
+            "cpu": {"warning": "70%", "critical": "85%"},
+            "latency": {"warning": "500ms", "critical": "1s"},
+            "errors": {"warning": "1%", "critical": "5%"},
+        },
         "database_monitoring": {
             "alerts": [{"name": "replication-lag", "condition": "lag > 60s", "severity": "warning"}]
         },
@@ -224,15 +203,149 @@ def test_the_conditions_of_a_file_become_alarms_by_the_command(aws, tmp_path):
             "relight-shop-scaling-cpu-critical-south",
             "relight-shop-scaling-latency-warning-north",
             "relight-shop-scaling-latency-critical-north",
+            "relight-shop-scaling-errors-warning-north",
+            "relight-shop-scaling-errors-critical-north",
+            "relight-shop-site-fails-north",
             "relight-shop-replication-lag-north",
         ),
         "created",
     )
     assert "left out scaling-latency-warning at south" in ran.stderr
+    (composite,) = aws["us-east-1"].describe_alarms(AlarmTypes=["CompositeAlarm"])["CompositeAlarms"]
+    slow = 'ALARM("{0}") OR INSUFFICIENT_DATA("{0}")'.format("relight-shop-scaling-latency-critical-north")
+    assert composite["AlarmRule"] == f'ALARM("relight-shop-scaling-errors-critical-north") AND ({slow})'
     names = {a["AlarmName"] for c in aws.values() for a in c.describe_alarms()["MetricAlarms"]}
-    assert names == set(applied)
+    assert names | {composite["AlarmName"]} == set(applied)
     again = subprocess.run(words, capture_output=True, text=True, check=False)
     assert set(json.loads(again.stdout)["applied"].values()) == {"same"}
+
+
+RULE = fires("relight-shop-high-cpu-north")
+
+
+def fails(rule=RULE):
+    return Composite("relight-shop-site-fails-north", "north", rule, "about", {"relight:system": "shop"})
+
+
+SUPPRESSOR = {"alarm": "maintenance", "wait": "30s", "extension": "1m"}
+
+
+def theirs(client, name="maintenance"):
+    more = {"EvaluationPeriods": 1, "Threshold": 1.0, "ComparisonOperator": "LessThanThreshold"}
+    client.put_metric_alarm(AlarmName=name, MetricName="x", Namespace="y", Statistic="Sum", Period=60, **more)
+
+
+def composites(client):
+    return client.describe_alarms(AlarmTypes=["CompositeAlarm"])["CompositeAlarms"]
+
+
+def test_a_composite_alarm_is_created_once_and_is_quiet_in_maintenance(aws):
+    with pytest.raises(Rejected, match="do not exist"):
+        ask(lambda source: source.put_composite(fails()))
+    ask(lambda source: source.put(alarm()))
+    assert ask(lambda source: source.put_composite(fails())) == "created"
+    assert ask(lambda source: source.put_composite(fails())) == "same"
+    with pytest.raises(BadInput, match="its suppressor maintenance does not exist in us-east-1"):
+        ask(lambda source: source.put_composite(fails()), suppressor=SUPPRESSOR)
+    theirs(aws["us-east-1"])
+    assert ask(lambda source: source.put_composite(fails()), suppressor=SUPPRESSOR) == "updated"
+    assert ask(lambda source: source.put_composite(fails()), suppressor=SUPPRESSOR) == "same"
+    (have,) = composites(aws["us-east-1"])
+    assert have["ActionsSuppressor"] == "maintenance"
+    assert (have["ActionsSuppressorWaitPeriod"], have["ActionsSuppressorExtensionPeriod"]) == (30, 60)
+    assert ask(lambda source: source.put_composite(fails())) == "updated"
+    (have,) = composites(aws["us-east-1"])
+    assert have.get("ActionsSuppressor") is None
+    tags = aws["us-east-1"].list_tags_for_resource(ResourceARN=have["AlarmArn"])["Tags"]
+    assert {t["Key"]: t["Value"] for t in tags} == {"relight:owner": "relight", "relight:system": "shop"}
+
+
+def test_a_composite_alarm_that_is_not_ours_or_of_another_system_is_left_alone(aws):
+    ask(lambda source: source.put(alarm()))
+    us, one = aws["us-east-1"], fails()
+    us.put_composite_alarm(AlarmName=one.name, AlarmRule=one.rule)
+    with pytest.raises(SafetyRefusal, match="not relight's"):
+        ask(lambda source: source.put_composite(fails(every(one.rule, one.rule))))
+    arn = composites(us)[0]["AlarmArn"]
+    marks = {"relight:owner": "relight", "relight:system": "other"}
+    us.tag_resource(ResourceARN=arn, Tags=[{"Key": k, "Value": v} for k, v in marks.items()])
+    with pytest.raises(SafetyRefusal, match="of system other, not of shop"):
+        ask(lambda source: source.put_composite(fails(every(one.rule, one.rule))))
+    us.tag_resource(ResourceARN=arn, Tags=[{"Key": "relight:system", "Value": "shop"}])
+    with pytest.raises(SafetyRefusal, match="one of the other kind"):
+        ask(lambda source: source.put(replace(alarm(), name=one.name)))
+    assert composites(us)[0]["AlarmRule"] == one.rule
+
+
+RECEIVER = "https://relight.example/hooks/cloudwatch"
+
+
+def found_by(check, arns, **settings):
+    async def look(source):
+        part = Part("metrics", source, CloudWatchSettings(sites=SITES))
+        return await check(Asked("north", "south", LoopClock(), Sockets()), part)
+
+    findings = ask(look, alarm_actions=arns, **settings)
+    return {f.site: (f.level, f.says) for f in findings}
+
+
+def test_a_topic_that_would_swallow_an_alarm_is_found(aws, server):
+    assert found_by(readiness.told, ()) == {}
+    sns = server.client("sns", "us-east-1")
+    there = "arn:aws:sns:us-east-1:123456789012:relight"
+
+    def at_north(**settings):
+        found = found_by(readiness.told, (there,), **settings)
+        assert found["south"] == (
+            "warning",
+            "no alarm of south is told to anybody: there is no topic of its region in alarm_actions",
+        )
+        return found["north"]
+
+    level, says = at_north()
+    assert (level, "there is no such topic" in says) == ("failing", True)
+    assert sns.create_topic(Name="relight")["TopicArn"] == there
+    level, says = at_north()
+    assert (level, "(0 others are)" in says) == ("failing", True)
+    server.set(pending=[RECEIVER])
+    sns.subscribe(TopicArn=there, Protocol="https", Endpoint=RECEIVER)
+    level, says = at_north()
+    assert (level, f"never confirmed: {RECEIVER}" in says) == ("failing", True)
+    server.set(pending=[])
+    assert at_north()[0] == at_north(receiver=RECEIVER)[0] == "ok"
+    level, says = at_north(receiver="https://other.example/hooks/cloudwatch")
+    assert (level, "(1 others are)" in says) == ("failing", True)
+    sns.set_topic_attributes(TopicArn=there, AttributeName="Policy", AttributeValue='{"Statement": []}')
+    level, says = at_north()
+    assert (level, "lets cloudwatch.amazonaws.com publish" in says) == ("failing", True)
+
+
+def test_an_alarm_is_told_in_its_own_region_only(aws, server):
+    arns = [server.client("sns", r).create_topic(Name="relight")["TopicArn"] for r in aws]
+    ask(lambda source: source.put(alarm()), alarm_actions=arns)
+    (have,) = aws["us-east-1"].describe_alarms()["MetricAlarms"]
+    assert have["AlarmActions"] == have["OKActions"] == [arns[0]]
+
+
+def test_a_composite_alarm_whose_message_was_lost_is_found(aws, server):
+    there = server.client("sns", "us-east-1").create_topic(Name="relight")["TopicArn"]
+    ask(lambda source: source.put(alarm()))
+    ask(lambda source: source.put_composite(fails()), alarm_actions=(there,))
+    source = SimpleNamespace(settings=SimpleNamespace(source="sns", topics=(there,)))
+    assert asyncio.run(reconcile.cloudwatch(source)) == []
+    aws["us-east-1"].set_alarm_state(AlarmName=fails().name, StateValue="ALARM", StateReason="it fails")
+    (found,) = asyncio.run(reconcile.cloudwatch(source))
+    assert (found["TopicArn"], json.loads(found["Message"])["AlarmName"]) == (there, fails().name)
+
+
+def test_what_keeps_alarms_back_is_told(aws):
+    assert found_by(readiness.muted, ()) == {}
+    theirs(aws["us-east-1"])
+    found = found_by(readiness.muted, (), suppressor=SUPPRESSOR)
+    assert (found["north"][0], found["south"][0]) == ("ok", "warning")
+    aws["us-east-1"].set_alarm_state(AlarmName="maintenance", StateValue="ALARM", StateReason="a window")
+    found = found_by(readiness.muted, (), suppressor=SUPPRESSOR)
+    assert found["north"] == ("warning", "alarm maintenance is in ALARM: composite alarms of north are told to nobody")
 
 
 def test_the_policy_allows_exactly_these_calls():

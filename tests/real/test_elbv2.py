@@ -10,6 +10,8 @@ import iam
 import pytest
 import strict
 
+from tasks.capacity import readiness
+from tasks.clock import LoopClock
 from tasks.errors import (
     BadInput,
     EffectUnknown,
@@ -20,6 +22,8 @@ from tasks.errors import (
     UnhealthyTarget,
     Unreachable,
 )
+from tasks.network import Sockets
+from tasks.readiness import Asked, Part
 from tasks.traffic import actions
 from tasks.traffic.elbv2 import PROVIDER
 from tasks.traffic.twin import GroupsTwin
@@ -423,6 +427,27 @@ def test_the_twin_tells_the_same_story(balancer):
         return World(strict.SITES, running={"west": 2, "east": 2}, ready_since=since, admin={("west", "app"): admin})
 
     assert strict.told_by(lambda test: strict.by_twin(GroupsTwin, shape, world, "traffic", test), story) == real
+
+
+def test_the_targets_of_a_move_are_held_against_the_limit(balancer):
+    balancer.elb.deregister_targets(
+        TargetGroupArn=balancer.groups["east-app"], Targets=[{"Id": "10.0.0.21", "Port": 80}]
+    )
+
+    def found(limit):
+        balancer.server.set(settle_s=0.0, limits={"targets-per-application-load-balancer": limit})
+        findings = []
+
+        async def test(provider):
+            asked = Asked("west", "east", LoopClock(), Sockets())
+            findings.extend(await readiness.room(asked, Part("traffic", provider, PROVIDER.Settings(**settings()))))
+
+        elb(test)
+        return [(f.check, f.level, f.says) for f in findings]
+
+    says = "targets of venue: 3 used, {} allowed, a move needs 1 more"
+    assert found(4) == [("quota", "ok", says.format(4))]
+    assert found(3) == [("quota", "failing", says.format(3))]
 
 
 def test_the_policy_allows_exactly_these_calls():

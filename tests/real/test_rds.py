@@ -14,12 +14,16 @@ from aws_rds import Plant, service
 from cloud_story import Run
 from pg_cluster import Cluster
 
+from tasks.capacity import readiness
 from tasks.clock import LoopClock
 from tasks.contract import Surroundings
 from tasks.database.actions import CatchUp, Fence, Follow, Promote, ReadyToSwitch, Rejoin
 from tasks.database.protocol import Database, Drained, Operated, Witnessed
 from tasks.database.rds import PROVIDER
 from tasks.errors import BadInput, EffectUnknown, LossAboveBudget, NotFenced, NotYet, Rejected
+from tasks.network import Sockets
+from tasks.quotas import Allowance
+from tasks.readiness import Asked, Part
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 PROVIDER_NAME = "database.rds"
@@ -279,6 +283,13 @@ def test_what_is_not_ours_or_not_fit_is_never_touched(venue):
             await db.quiesce("east")
         with pytest.raises(Rejected, match="no replica any more"):
             await db.promote("west")
+        (room,) = await db.allowances("west", "east")  # the way back makes a replica in west, beside the old instance
+        assert room == Allowance(f"DB instances in {REGION}", 40.0, 1.0, 1.0, "rds L-7B6409FD", "west")
+        venue.rds.most = 1
+        asked = Asked("west", "east", LoopClock(), Sockets())
+        (found,) = await readiness.room(asked, Part("database", db, db.Settings.model_validate(venue.settings())))
+        assert (found.check, found.level, found.site) == ("quota", "warning", "west")
+        assert found.says.endswith("1 used, 1 allowed, the way back needs 1 more")
         before = (await db.ask_host("west")).outcome
         assert before == "runs"
 

@@ -17,7 +17,8 @@ from tasks.contract import Context, Done, RunInfo, Surroundings
 from tasks.errors import BadInput, EffectUnknown, LostCompare, NotYet, Rejected, SafetyRefusal, UnhealthyTarget
 from tasks.zones import _routing as routing
 from tasks.zones import actions
-from tasks.zones.protocol import Owned, RRset
+from tasks.zones._route53_calls import REQUESTS
+from tasks.zones.protocol import Owned, Pace, RRset
 from tasks.zones.route53 import PROVIDER
 
 pytestmark = pytest.mark.real
@@ -425,6 +426,20 @@ def test_one_look_of_point_takes_few_requests(strict, with_zone):
         HEARD.reset(token)
         assert len(calls) <= 7, [c.operation for c in calls]
         assert {c.region for c in calls} == {"us-east-1"}
+
+    with_zone(body)
+
+
+def test_a_move_takes_no_more_requests_than_readiness_counts_with(strict, with_zone):
+    async def body(zone):
+        ctx, calls = context(zone), []
+        point = _Trusting.model_validate({"name": NAME, "site": "target", "probe": "tcp:80"})
+        token = HEARD.set(calls.append)
+        await point.apply(ctx, await point.observe(ctx))
+        assert (await point.confirm(ctx)).holds
+        HEARD.reset(token)
+        assert REQUESTS / 2 <= len(calls) <= REQUESTS, [c.operation for c in calls]
+        assert zone.pace() == Pace(len(NAMES) * REQUESTS, 1000.0)
 
     with_zone(body)
 

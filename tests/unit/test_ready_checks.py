@@ -18,7 +18,7 @@ from tasks.database.protocol import Backed, NodeView, Standing
 from tasks.network import Sockets
 from tasks.readiness import Asked, Part, texts
 from tasks.zones import readiness as zones
-from tasks.zones.protocol import Access, Answer, Owned, RRset
+from tasks.zones.protocol import Access, Answer, Owned, Pace, RRset
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 
@@ -233,6 +233,22 @@ def test_a_ttl_is_held_against_the_rto(ttl, level):
 
 def test_a_ttl_without_an_rto_is_unknown():
     assert said(zones.ttl, Names(), replace(ASKED, rto_s={}))[0] == {("ttl", "unknown")}
+
+
+class Slow:
+    """A keeper of a zone that takes five requests a second."""
+
+    def __init__(self, requests):
+        self.requests = requests
+
+    def pace(self):
+        return Pace(self.requests, 5.0)
+
+
+@pytest.mark.parametrize(("requests", "level"), [(16, "ok"), (800, "warning"), (1500, "failing")])
+def test_a_move_of_every_name_is_held_against_the_pace_of_the_account(requests, level):
+    assert said(zones.pace, Slow(requests))[0] == {("quota", level)}
+    assert said(zones.pace, Slow(requests), replace(ASKED, rto_s={}))[0] == {("quota", "unknown")}
 
 
 def test_clocks_servers_and_control_planes_of_a_zone():

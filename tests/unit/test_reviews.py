@@ -14,13 +14,13 @@ import pytest
 
 from flows.engine import alive, maintenance, places
 from flows.engine.maintenance import Maintenance, Window
-from flows.engine.thresholds import AutoScaling
 from flows.intake import gates_of_alert
 from flows.reviews import advice, annual, applying, charts, figures, keeping, load, monthly, policy, render
 from flows.reviews.finding import Chart, Finding, Line, Review, Table, ordered
 from flows.reviews.forecast import Forecast, Point, forecast
 from flows.reviews.looking import EndOfLife, endpoints, secrets
 from flows.reviews.monthly import Outlook
+from tasks.capacity._plan import AutoScaling
 from tasks.database._workload import IndexUse, Statement, TableUse, Workload
 from tasks.errors import SafetyRefusal
 from tasks.metrics.protocol import Series
