@@ -28,12 +28,13 @@ from tasks.database._proof import prove
 from tasks.database._rds_instances import Instances
 from tasks.database._rds_settings import RdsSettings
 from tasks.database._reading import one
+from tasks.database._reviewing import Reviewing
 from tasks.database._session import Connection
 from tasks.database.protocol import NodeView
 from tasks.errors import Contradiction, EffectUnknown, NotYet, Rejected, RelightError, Unreachable
 
 
-class Rds(RdsByHand):
+class Rds(RdsByHand, Reviewing):
     """One DB instance a node."""
 
     Settings: ClassVar[type[BaseModel]] = RdsSettings
