@@ -80,7 +80,7 @@ async def inventory(system: System, components: Components) -> tuple[list[tuple[
 def _missing(name: str, what: str, why: str, *, unknown: bool) -> Finding:
     key = f"inventory {name} {what}"
     if unknown:
-        return Finding(key, "unknown", f"{name}: how {what} is cannot be told", why)
+        return Finding(key, "unknown", f"{name}: {what} cannot be told", why)
     fix = "bring it back (relight run scaling --system SYSTEM), or take it out of the system file"
     return Finding(key, "warning", f"{name}: {what} is not as the system file says", why, fix)
 
