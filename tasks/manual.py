@@ -6,6 +6,7 @@ providers that can say them (``ByHand`` Protocols beside the provider's own); ne
 
 from __future__ import annotations
 
+import importlib
 import shlex
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -46,9 +47,27 @@ def secret(reference: str) -> str:
     if scheme == "env":
         return f"${{{name}:?set it first}}"
     if scheme == "aws-secret":
-        known = f"aws secretsmanager get-secret-value --secret-id {shlex.quote(name)}"
-        return f"$({known} --query SecretString --output text)"
+        return _aws_secret(name)
     return f"${{SECRET:?the value of {reference}, from its keeper}}"
+
+
+def _aws_secret(text: str) -> str:
+    """From the first region that has it; one value of it where the reference names a key."""
+    address = importlib.import_module("tasks.aws_secrets").parse(text)  # boto3 only where it is used
+    asked = ["get-secret-value", "--secret-id", address.name, "--query", "SecretString", "--output", "text"]
+    regions = [["--region", r] if r else [] for r in address.regions]
+    known = " || ".join(shlex.join(["aws", *region, "secretsmanager", *asked]) for region in regions)
+    if not address.key:
+        return f"$({known})"
+    picked = shlex.join(["python3", "-c", f"import json, sys; print(json.load(sys.stdin)[{address.key!r}])"])
+    return f"$({{ {known}; }} | {picked})"
+
+
+def again(line: str, wanted: str, limit_s: float, every_s: int = 2) -> str:
+    """``line`` again and again until it prints ``wanted``, for about ``limit_s``; prints what it printed last."""
+    times = max(1, round(limit_s / every_s))
+    stop = f'[ "$got" = {shlex.quote(wanted)} ] && break'
+    return f'for _ in $(seq {times}); do got=$({line}); {stop}; sleep {every_s}; done; echo "$got"'
 
 
 def aws(region: str, profile: str | None, *words: str) -> str:

@@ -67,25 +67,27 @@ async def inventory(system: System, components: Components) -> tuple[list[tuple[
         try:
             found = await _things(system, component, components(name))
         except RelightError as e:
-            found = [("", f"cannot be told: {redact(e.message)}", False)]
-        rows += [(name, component.provider, what, now) for what, now, _ in found]
+            found = [("", redact(e.message), None)]
+        rows += [(name, component.provider, what, f"not known: {n}" if g is None else n) for what, n, g in found]
         findings += [
-            Finding(
-                f"inventory {name} {what}",
-                "warning",
-                f"{name}: {what or component.provider} is not as the system file says",
-                now,
-                "bring it back (relight run scaling), or take it out of the system file",
-            )
+            _missing(name, what or component.provider, now, unknown=good is None)
             for what, now, good in found
             if not good
         ]
     return rows, findings
 
 
-async def _things(system: System, component: Component, provider: object) -> list[tuple[str, str, bool]]:
-    """(what, how it is, good) of one component."""
-    found: list[tuple[str, str, bool]] = []
+def _missing(name: str, what: str, why: str, *, unknown: bool) -> Finding:
+    key = f"inventory {name} {what}"
+    if unknown:
+        return Finding(key, "unknown", f"{name}: {what} cannot be told", why)
+    fix = "bring it back (relight run scaling --system SYSTEM), or take it out of the system file"
+    return Finding(key, "warning", f"{name}: {what} is not as the system file says", why, fix)
+
+
+async def _things(system: System, component: Component, provider: object) -> list[tuple[str, str, bool | None]]:
+    """(what, how it is, good) of one component; None where that cannot be told."""
+    found: list[tuple[str, str, bool | None]] = []
     if isinstance(provider, Database):
         views = await asyncio.gather(*(provider.view(node) for node in provider.nodes()))
         for v in views:
@@ -94,8 +96,12 @@ async def _things(system: System, component: Component, provider: object) -> lis
             found.append((v.node, f"answers, {role}" if good else f"{v.reach}: {v.why}", good))
     elif isinstance(provider, Capacity):
         for site in system.sites:
-            ready = [i for i in await provider.instances(site) if i.ready]
             least = provider.limits(site).minimum
+            try:
+                ready = [i for i in await provider.instances(site) if i.ready]
+            except RelightError as e:
+                found.append((f"instances at {site}", redact(e.message), None))
+                continue
             found.append((f"instances at {site}", f"{len(ready)} ready, at least {least}", len(ready) >= least))
     else:
         named = sorted({(host, port) for host, port, _ in looking.endpoints(component.settings) if port})
@@ -124,6 +130,11 @@ async def _versions(components: Components, now: datetime) -> tuple[list[tuple[s
                 findings.append(
                     Finding(f"version {name} {node}", "unknown", f"{node}'s version is not known", redact(e.message))
                 )
+    findings += [
+        Finding(f"version {name}", "unknown", f"{name}'s version is not known", "its provider does not tell it")
+        for name, database in components.of(Database)
+        if not isinstance(database, Reviewed)
+    ]
     rows: list[tuple[str, ...]] = [
         (f"{product} ({where})", version, _until(table, product, version)) for product, version, where in found
     ]
@@ -165,7 +176,7 @@ def aging(table: EndOfLife, product: str, version: str, where: list[str], now: d
         f"{title} gets {'no more security fixes' if left.days < 0 else f'security fixes for {left.days} more days'}",
         f"they end{'ed' if left.days < 0 else ''} on {end}, {when} (source: {table.sources[product]}, copied"
         f" {table.checked})",
-        "plan the upgrade: a replica of the new version, then a switchover (relight failover --mode graceful)"
+        "plan the upgrade: pg_upgrade or logical replication; on RDS and Aurora a blue/green deployment"
         if product == "postgresql"
         else "plan the upgrade",
     )
@@ -230,7 +241,7 @@ def secrets(system: System, now: datetime) -> list[Finding]:
     findings = []
     ageless = set()
     for name, component in system.components.items():
-        ageless |= {t for t in looking.texts(component.settings) if t.startswith(("env:", "prefect:"))}
+        ageless |= {t for t in looking.texts(component.settings) if t.startswith(("env:", "prefect:", "aws-secret:"))}
         for s in looking.secrets(component.settings):
             key = f"secret {s.reference}"
             if s.changed is None:
@@ -258,7 +269,7 @@ def secrets(system: System, now: datetime) -> list[Finding]:
                 "unknown",
                 f"the age of {len(ageless)} secrets cannot be told",
                 text,
-                "keep them where their age is known (file:, aws-secret:)",
+                "keep them in files, or ask their keeper: aws secretsmanager describe-secret has LastChangedDate",
             )
         )
     return findings

@@ -124,10 +124,10 @@ def unmeasured(found: Recorded, judged: tuple[Judged, ...]) -> Iterator[Finding]
     for j in judged:
         if j.outcome == "unknown":
             by_why.setdefault(j.why, []).append(f"{j.metric.name}{f' at {j.reading.site}' if j.reading.site else ''}")
-    watched = {j.metric.name for j in judged}
+    known = {j.metric.name for j in judged if j.outcome != "unknown"}
     for name, why in found.why.items():
-        if name in watched and not any(name in n for names in by_why.values() for n in names):
-            by_why.setdefault(why, []).append(name)
+        if name in known:  # it can be told now, at one site at least, and its record was not read
+            by_why.setdefault(why, []).append(f"{name} over the window")
     for why, names in by_why.items():
         listed = ", ".join(dict.fromkeys(names))
         yield Finding(

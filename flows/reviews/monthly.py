@@ -133,7 +133,10 @@ def judge(o: Outlook, now: datetime) -> Iterator[Finding]:
     )
 
 
-_MORE = "let Prometheus keep more (--storage.tsdb.retention.time), or ask again when there is more"
+_MORE = (
+    "let the source keep more (Prometheus: --storage.tsdb.retention.time; CloudWatch keeps hours for 15 months), or ask"
+    " again when there is more"
+)
 _ADD = {
     "disk_usage": "grow the volume, or drop what is old; the weekly review names bloated tables and indexes",
     "connection_count": "raise max_connections (a restart) or lower the pools",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flows.engine import places, system
+from flows.engine import places, readiness, system
 from flows.engine.providers import Components
 from flows.engine.system import LoadedSystem
 from flows.reviews import annual, applying, charts, keeping, monthly, quarterly, weekly
@@ -22,6 +23,7 @@ WINDOWS_S: Mapping[Kind, float] = {
     "quarterly": 92 * DAY_S,
     "annual": 366 * DAY_S,
 }
+_RUNS = re.compile(r"relight (?:run|plan) (\S+) --system")
 Reviewing = Callable[[LoadedSystem, Components, Clock, float], Awaitable[Review]]
 REVIEWS: dict[Kind, Reviewing] = {
     "weekly": weekly.review,
@@ -77,7 +79,8 @@ async def _made(asked: Asked, loaded: LoadedSystem, components: Components, cloc
     if asked.window_s is not None and asked.window_s <= 0:
         raise BadInput(f"a window of {asked.window_s:g} s: expected more than nothing")
     review = await REVIEWS[kind](loaded, components, clock, asked.window_s or WINDOWS_S[kind])
-    review = replace(review, findings=tuple(_named(f, asked.system) for f in review.findings))
+    books = readiness.runbooks_of(asked.system)
+    review = replace(review, findings=tuple(_named(f, asked.system, books) for f in review.findings))
     folder = keeping.new_folder(name, kind, review.at)
     if asked.out is not None:
         keeping.new_folder(name, kind, review.at, asked.out)
@@ -88,6 +91,10 @@ async def _made(asked: Asked, loaded: LoadedSystem, components: Components, cloc
     return Made(review, folder)
 
 
-def _named(finding: Finding, name: str) -> Finding:
-    """Commands with the name of the system in them, ready to be pasted."""
-    return replace(finding, fix=finding.fix.replace("--system SYSTEM", f"--system {name}"))
+def _named(finding: Finding, name: str, runbooks: Collection[str]) -> Finding:
+    """Commands with the name of the system in them, ready to be pasted; said where the runbook is not there yet."""
+    fix = finding.fix.replace("--system SYSTEM", f"--system {name}")
+    asked = _RUNS.search(fix)
+    if asked and asked[1] not in runbooks:
+        fix += f"    # there is no runbook {asked[1]} yet: docs/metrics.md, Sizes, has the actions for one"
+    return replace(finding, fix=fix)

@@ -15,6 +15,7 @@ from flows.reviews.load import Recorded
 from tasks.clock import Clock
 from tasks.database._sizes import SizedPool
 from tasks.database._workload import Reviewed, Workload
+from tasks.database.protocol import Database
 from tasks.errors import RelightError
 from tasks.secrets import redact
 
@@ -48,6 +49,7 @@ async def review(loaded: LoadedSystem, components: Components, clock: Clock, win
         findings += advice.database(work, plans, name)
         facts |= _facts(work)
         tables += [_statements(work), _tables(work)]
+    findings += [_unasked(name, system) for name, d in components.of(Database) if not isinstance(d, Reviewed)]
     findings += await _pools(system, components, found)
     facts |= dict(_load_facts(found))
     return Review(
@@ -59,6 +61,14 @@ async def review(loaded: LoadedSystem, components: Components, clock: Clock, win
         tuple(tables),
         tuple(load.charts(found, system, CHARTED)),
     )
+
+
+def _unasked(name: str, system: System) -> Finding:
+    """A database that nobody looked into must not look like one without findings."""
+    provider = system.components[name].provider
+    why = f"{provider} tells nothing of its statements, tables and indexes"
+    fix = "look there: pg_stat_statements, pg_stat_user_tables, pg_stat_user_indexes"
+    return Finding(f"unread {name}", "unknown", f"{name} was not reviewed", why, fix)
 
 
 async def primary(loaded: LoadedSystem, components: Components, name: str) -> str:

@@ -6,18 +6,17 @@ Sources: PostgreSQL 15 manual, 20.5 (WAL), 20.6 (replication), 54.24 (pg_setting
 from __future__ import annotations
 
 import json
-import shlex
 from datetime import UTC, datetime
 from typing import Any
 
 from tasks.database._nodes import slot
+from tasks.database._psql import ByPsql
 from tasks.database._reading import one
 from tasks.database._replicating import Replicating
 from tasks.database._session import Connection, Row, endpoint
 from tasks.database.protocol import Backed, Standing
 from tasks.errors import Rejected
 from tasks.hosts.protocol import ByHand
-from tasks.manual import secret
 
 READ = (
     "fsync", "full_page_writes", "synchronous_commit", "wal_level", "wal_log_hints", "data_checksums", "hot_standby",
@@ -32,7 +31,7 @@ SELECT (SELECT json_object_agg(name, current_setting(name)) FROM pg_settings WHE
 """
 
 
-class Inspected(Replicating):
+class Inspected(ByPsql, Replicating):
     """Fulfils ``Inspected`` and ``BackedUp`` of ``tasks.database.protocol``, and ``tasks.database.manual.ByHand``."""
 
     async def standing(self, node: str) -> Standing:
@@ -41,19 +40,6 @@ class Inspected(Replicating):
 
         row = await self._ask(node, work)
         return Standing(row["parameters"], row["now"], row["version"], row["archive_failing"] or "")
-
-    def psql(self, node: str, *statements: str) -> str:
-        host, port = endpoint(self._address(node))
-        words = ["psql", "-h", host, "-p", str(port), "-U", self._settings.user, "-d", self._settings.database, "-XAt"]
-        words += [word for statement in statements for word in ("-c", statement)]
-        timeout = f"PGCONNECT_TIMEOUT={max(2, round(self._settings.connect_timeout))} "
-        mode = f"PGSSLMODE={self._settings.sslmode} " if self._settings.sslmode != "prefer" else ""
-        password = f'PGPASSWORD="{secret(self._settings.password)}" ' if self._settings.password else ""
-        return timeout + mode + password + shlex.join(words)
-
-    def alive_line(self, node: str) -> str:
-        host, port = endpoint(self._address(node))
-        return shlex.join(["pg_isready", "-h", host, "-p", str(port), "-t", "3"])
 
     def host_line(self, command: str, node: str) -> str | None:
         hosts = self._hosts()

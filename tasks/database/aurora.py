@@ -26,8 +26,10 @@ from pydantic import BaseModel
 
 from tasks.contract import Surroundings
 from tasks.database._aurora_clusters import AuroraSettings, Clusters, Membership
-from tasks.database._managed import Managed, must_be_available, settled
+from tasks.database._managed import must_be_available, settled
+from tasks.database._managed_by_hand import AuroraByHand
 from tasks.database._reading import one
+from tasks.database._reviewing import Reviewing
 from tasks.database._session import Broken, Connection, NoConnection, Server, ask, said
 from tasks.database.protocol import Durability, NodeView
 from tasks.errors import Contradiction, EffectUnknown, NotYet, Rejected, RelightError, Unreachable
@@ -42,7 +44,7 @@ SELECT pg_is_in_recovery() AS in_recovery, current_setting('default_transaction_
 """
 
 
-class Aurora(Managed):
+class Aurora(AuroraByHand, Reviewing):
     """One cluster a node."""
 
     Settings: ClassVar[type[BaseModel]] = AuroraSettings

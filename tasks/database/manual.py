@@ -19,9 +19,8 @@ SELECT pg_reload_conf();"""
 """psql's own ``\\gexec`` runs what the query made: the rest of the conninfo, and any password in it, is never shown."""
 
 
-@runtime_checkable
-class ByHand(Protocol):
-    """A server that psql and its host's commands reach."""
+class Reached(Protocol):
+    """A server that psql reaches."""
 
     def psql(self, node: str, *statements: str) -> str:
         """The command line that runs ``statements`` one after the other and prints bare values."""
@@ -30,6 +29,11 @@ class ByHand(Protocol):
     def alive_line(self, node: str) -> str:
         """The command line that tells whether anything answers there (pg_isready)."""
         ...
+
+
+@runtime_checkable
+class ByHand(Reached, Protocol):
+    """A server that psql and its host's commands reach."""
 
     def host_line(self, command: str, node: str) -> str | None:
         """The command line of a host command; None where there is none."""
@@ -41,6 +45,35 @@ class ByHand(Protocol):
 
     def address_for(self, node: str, site: str) -> tuple[str, str]:
         """(host, port) by which a node of ``site`` reaches ``node``."""
+        ...
+
+
+@runtime_checkable
+class CloudByHand(Reached, Protocol):
+    """A database that AWS runs: its CLI moves it, psql tells the truth. Reads; raises what the provider raises."""
+
+    def status_line(self, node: str) -> str:
+        """The command line that prints what AWS says of it, one word."""
+        ...
+
+    async def keeps_up(self, node: str) -> Answer:
+        """That the replica ``node`` is there and gets what is written."""
+        ...
+
+    async def compared(self, node: str, primary: str | None) -> Answer:
+        """That the replica ``node`` has everything that the fenced ``primary`` wrote."""
+        ...
+
+    async def fenced(self, node: str, *, orderly: bool) -> Answer:
+        """``node`` takes no writes any more, with proof."""
+        ...
+
+    async def promoted(self, node: str, *, orderly: bool) -> Answer:
+        """``node`` is the primary."""
+        ...
+
+    def follows(self) -> NoManual:
+        """How the others come to follow."""
         ...
 
 
@@ -70,31 +103,34 @@ async def chosen(database: Database, site: str) -> str:
 async def confirm_failure(action: Any, ctx: Context) -> Answer:
     """Ask every node of the failed site."""
     database = ctx.component(action.database, Database)
-    if not isinstance(database, ByHand):
+    if not isinstance(database, ByHand | CloudByHand):
         return [none(action, database)]
     site = ctx.site(action.site)
     views = await look(database)
     asked = [n for n in database.nodes(site) if n in writers(views) or views[n].in_recovery is None]
-    return [
-        Command(
-            f"{database.alive_line(n)} || true",
-            "no response",
-            f"{n}, the primary of {site}, must not answer; run it again from the other site. Where it says `accepting"
-            " connections`, it lives: stop here and think again.",
-        )
-        for n in asked
-    ] or [NoManual(f"{site} has no primary: nothing to confirm")]
+    found: Answer = []
+    for n in asked:
+        why = f"{n}, the primary of {site}, must not answer; run it again from the other site. Where it says `accepting"
+        why += " connections`, it lives: stop here and think again."
+        found.append(Command(f"{database.alive_line(n)} || true", "no response", why))
+        if isinstance(database, CloudByHand):
+            why = "What AWS says of it. `available` proves nothing; `failed`, or no answer, fits."
+            found.append(Command(f"{database.status_line(n)} || true", "(its status)", why))
+    return found or [NoManual(f"{site} has no primary: nothing to confirm")]
 
 
 async def fence(action: Any, ctx: Context) -> Answer:
     """End the old primary by its host, else make it read only; then prove it."""
     database = ctx.component(action.component, Database)
-    if not isinstance(database, ByHand):
+    if not isinstance(database, ByHand | CloudByHand):
         return [none(action, database)]
     views = await look(database)
     nodes = [n for n in database.nodes(ctx.site(action.site)) if n in writers(views) or views[n].in_recovery is None]
     found: Answer = []
     for node in nodes:
+        if isinstance(database, CloudByHand):
+            found += await database.fenced(node, orderly=ctx.run.mode == "graceful")
+            continue
         line = database.host_line("stop" if ctx.run.mode == "graceful" else "kill", node)
         if line is not None:
             found.append(Command(line, "(nothing; exit status 0)", f"{node} must never take a write again."))
@@ -118,9 +154,11 @@ def _proof(database: ByHand, node: str, *, killed: bool) -> Answer:
 async def promote(action: Any, ctx: Context) -> Answer:
     """Compare the replicas, promote the most advanced."""
     database, site = ctx.component(action.component, Database), ctx.site(action.site)
-    if not isinstance(database, ByHand):
+    if not isinstance(database, ByHand | CloudByHand):
         return [none(action, database)]
     node = await chosen(database, site)
+    if isinstance(database, CloudByHand):
+        return await database.promoted(node, orderly=ctx.run.mode == "graceful")
     lsn = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())"
     found: Answer = [
         Command(
@@ -138,6 +176,8 @@ async def promote(action: Any, ctx: Context) -> Answer:
 async def follow(action: Any, ctx: Context) -> Answer:
     """Point the other replicas at the new primary; what their conninfo says otherwise is kept, unseen."""
     database = ctx.component(action.component, Database)
+    if isinstance(database, CloudByHand):
+        return [database.follows()]
     if not isinstance(database, ByHand):
         return [none(action, database)]
     node = await chosen(database, ctx.site("target"))
@@ -166,6 +206,8 @@ async def follow(action: Any, ctx: Context) -> Answer:
 async def ready_to_switch(action: Any, ctx: Context) -> Answer:
     """Look at the standbys."""
     database = ctx.component(action.component, Database)
+    if isinstance(database, CloudByHand):
+        return await database.keeps_up(await chosen(database, ctx.site(action.site)))
     if not isinstance(database, ByHand):
         return [none(action, database)]
     seen = "SELECT application_name, state, sync_state, replay_lag FROM pg_stat_replication"
@@ -178,6 +220,9 @@ async def ready_to_switch(action: Any, ctx: Context) -> Answer:
 async def catch_up(action: Any, ctx: Context) -> Answer:
     """Compare with the end of the fenced primary."""
     database = ctx.component(action.component, Database)
+    if isinstance(database, CloudByHand):
+        node = await chosen(database, ctx.site(action.site))
+        return await database.compared(node, next(iter(writers(await look(database))), None))
     if not isinstance(database, ByHand):
         return [none(action, database)]
     why = "It must not move any more, and be the same on both; a primary that was stopped in order sent everything."

@@ -22,18 +22,20 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from tasks.contract import Surroundings
-from tasks.database._managed import Managed, Unit, must_be_available, settled
+from tasks.database._managed import Unit, must_be_available, settled
+from tasks.database._managed_by_hand import RdsByHand
 from tasks.database._proof import prove
 from tasks.database._rds_instances import Instances
 from tasks.database._rds_settings import RdsSettings
 from tasks.database._reading import one
+from tasks.database._reviewing import Reviewing
 from tasks.database._session import Connection
 from tasks.database.protocol import NodeView
 from tasks.errors import Contradiction, EffectUnknown, NotYet, Rejected, RelightError, Unreachable
 from tasks.quotas import Allowance
 
 
-class Rds(Managed):
+class Rds(RdsByHand, Reviewing):
     """One DB instance a node."""
 
     Settings: ClassVar[type[BaseModel]] = RdsSettings

@@ -8,6 +8,7 @@ GetCommandInvocation, ListCommandInvocations, CancelCommand; *Understanding comm
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
 import secrets
@@ -22,6 +23,7 @@ from tasks.aws import Account, Aws
 from tasks.contract import Surroundings
 from tasks.errors import BadInput, EffectUnknown, NotYet, Rejected, RelightError, Unreachable
 from tasks.hosts.protocol import Ran
+from tasks.manual import aws
 from tasks.marks import owned, pairs
 from tasks.secrets import redact
 
@@ -65,8 +67,58 @@ class _Sent:
     deadline: float
 
 
-class Ssm:
-    """Every argument is quoted: the document's shell gets words, never syntax."""
+class Commands:
+    """What may be run, in words, and as a line of the CLI. Every argument is quoted: the shell gets words only."""
+
+    _settings: SsmSettings
+    _around: Surroundings
+
+    def knows(self, command: str) -> bool:
+        """Does the system file have ``command``?"""
+        return command in self._settings.commands
+
+    def line(self, command: str, target: str) -> str:
+        """See ``tasks.hosts.protocol.ByHand``: sent, waited for (the CLI gives up after 100 s), what it printed."""
+        words = shlex.join(self._words(command, {"target": target}))
+        where = self._settings.targets[target]
+
+        def told(*words: str) -> str:
+            return aws(where.region, self._settings.profile, "ssm", *words)
+
+        given = ("--parameters", json.dumps({"commands": [words]}), "--query", "Command.CommandId", "--output", "text")
+        document = ("--document-name", self._settings.document)
+        sent = told("send-command", "--instance-ids", where.instance, *document, *given)
+        which = f'--command-id "$id" --instance-id {where.instance}'
+        result = ("--query", "StandardOutputContent", "--output", "text")
+        return (
+            f"id=$({sent}) && {told('wait', 'command-executed')} {which} && {told('get-command-invocation', *result)}"
+            f" {which}"
+        )
+
+    def _words(self, command: str, values: Mapping[str, str]) -> list[str]:
+        if command not in self._settings.commands:
+            known = ", ".join(sorted(self._settings.commands))
+            raise BadInput(f"component {self._around.component} has no command {command!r}; it has {known}")
+        for name, value in values.items():
+            if value not in self._settings.targets:
+                known = ", ".join(self._settings.targets)
+                raise BadInput(
+                    f"component {self._around.component}: {name} {value!r} is not one of its targets ({known})"
+                )
+
+        def filled(match: re.Match[str]) -> str:
+            if match[1] not in values:
+                raise BadInput(
+                    f"command {command!r} of component {self._around.component} needs {{{match[1]}}}, which is not"
+                    " given"
+                )
+            return values[match[1]]
+
+        return [_PLACEHOLDER.sub(filled, part) for part in self._settings.commands[command]]
+
+
+class Ssm(Commands):
+    """Sends, follows, and finds again what it sent."""
 
     Settings: ClassVar[type[BaseModel]] = SsmSettings
 
@@ -77,10 +129,6 @@ class Ssm:
     async def aclose(self) -> None:
         """Close the clients."""
         await self._aws.aclose()
-
-    def knows(self, command: str) -> bool:
-        """Does the system file have ``command``?"""
-        return command in self._settings.commands
 
     async def run(self, command: str, target: str, *, timeout_s: float, values: Mapping[str, str] | None = None) -> Ran:
         """See the Protocol. A command that does not end in time is told to stop."""
@@ -197,27 +245,6 @@ class Ssm:
         answer = await self._aws.call(f"DescribeTags {where.instance}", lambda: client.describe_tags(Filters=only))
         label = f"{self._around.component}: instance {where.instance} of {target}"
         owned(label, pairs(answer["Tags"]), self._around.system)
-
-    def _words(self, command: str, values: Mapping[str, str]) -> list[str]:
-        if command not in self._settings.commands:
-            known = ", ".join(sorted(self._settings.commands))
-            raise BadInput(f"component {self._around.component} has no command {command!r}; it has {known}")
-        for name, value in values.items():
-            if value not in self._settings.targets:
-                known = ", ".join(self._settings.targets)
-                raise BadInput(
-                    f"component {self._around.component}: {name} {value!r} is not one of its targets ({known})"
-                )
-
-        def filled(match: re.Match[str]) -> str:
-            if match[1] not in values:
-                raise BadInput(
-                    f"command {command!r} of component {self._around.component} needs {{{match[1]}}}, which is not"
-                    " given"
-                )
-            return values[match[1]]
-
-        return [_PLACEHOLDER.sub(filled, part) for part in self._settings.commands[command]]
 
     async def _ask(self, where: Managed, what: str, call: Callable[[Any], T], *, changes: bool = False) -> T:
         client = await self._aws.client("ssm", where.region)

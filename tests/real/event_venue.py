@@ -67,7 +67,8 @@ class Variant:
     """What one variant of the system has of its own: its folder, its database, and the calls that this one takes.
 
     ``asked``: of a region that is dark. ``order``: the fence, and the promotion after it. ``faults``: operation -> what
-    goes wrong with it.
+    goes wrong with it. ``typed``: what changes the database by hand, with RDS in a planned move, with Aurora in a
+    forced one.
     """
 
     folder: str
@@ -76,6 +77,7 @@ class Variant:
     asked: frozenset[str]
     order: tuple[str, str]
     faults: dict[str, tuple[str | float, ...]]
+    typed: tuple[str, ...] = ()
 
 
 RDS = Variant(
@@ -89,6 +91,7 @@ RDS = Variant(
         "PromoteReadReplica": ("Throttling", "lost"),
         "ModifyDBInstance": ("503",),
     },
+    ("ModifyDBParameterGroup", "PromoteReadReplica"),
 )
 AURORA = Variant(
     "event-venue-aurora",
@@ -103,6 +106,7 @@ AURORA = Variant(
         "SwitchoverGlobalCluster": ("lost",),
         "ModifyDBCluster": ("503",),
     },
+    ("ModifyDBCluster", "RebootDBInstance", "FailoverGlobalCluster"),
 )
 
 

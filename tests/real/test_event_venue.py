@@ -18,6 +18,7 @@ from event_venue import AURORA, RDS, REGIONS, Account, Project
 from pg_cluster import Cluster, until
 from strict_route53 import strict_route53
 from supabase_server import TOKEN, supabase
+from test_export import shown
 from test_rds import EAST, WEST
 
 from flows.engine import export, launch
@@ -205,29 +206,44 @@ def test_an_update_goes_back_by_itself_on_errors_and_stays_without(account):
     assert account.versions("west") == account.versions("east") == {"2"}
 
 
-@pytest.mark.parametrize("account", [RDS], ids=["rds"], indirect=True)
-def test_the_commands_for_when_relight_is_gone_move_what_aws_keeps(account):
-    """Every line of the AWS CLI in the exported runbook, typed in order, with the effect that it promises."""
+TYPED = ("aws ", "for ", "PGCONNECT_TIMEOUT=")
+
+
+@pytest.mark.parametrize(
+    ("account", "mode"), [(RDS, "graceful"), (AURORA, "forced")], ids=["rds", "aurora"], indirect=["account"]
+)
+def test_the_commands_for_when_relight_is_gone_move_what_aws_keeps(account, mode):
+    """Every line of the AWS CLI and of psql in the exported runbook, typed in order, with the effect it promises."""
     aws = shutil.which("aws", path=str(Path(sys.executable).parent))
     if aws is None:
         reason = "the AWS CLI is not installed (pip install awscli)"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     given = VARS | {"resolver": account.zones.servers[1]}
-    request = launch.Request(str(account.files), "failover", "graceful", vars=given)
+    request = launch.Request(str(account.files), "failover", mode, vars=given)
     text = export.markdown(asyncio.run(export.export(request)))
-    commands = [(c, e) for c, e in export.commands_of(text) if c.startswith("aws ")]
-    used = {c.split()[3] if c.split()[1] == "--region" else c.split()[1] for c, _ in commands}
-    assert used >= {"autoscaling", "elbv2", "cloudfront", "s3api", "route53"}, text
+    assert "relight-secret" not in text
+    commands = [(c, e) for c, e in export.commands_of(text) if c.startswith(TYPED)]
+    told = [c.split() for c, _ in commands if c.startswith("aws ")]
+    used = {words[3] if words[1] == "--region" else words[1] for words in told}
+    assert used >= {"autoscaling", "elbv2", "cloudfront", "s3api", "route53", "rds"}, text
     env = {**os.environ, "PATH": f"{Path(aws).parent}:{os.environ['PATH']}"}
     for command, expected in commands:
         ran = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=120, check=False)
         assert ran.returncode == 0, f"{command}\n{ran.stderr}"
-        if not expected.startswith("("):
-            assert expected in ran.stdout, f"{command}\nexpected {expected}\n{ran.stdout}"
+        assert shown(expected, ran.stdout), f"{command}\nexpected {expected}\n{ran.stdout}"
     assert account.desired("east") == 2
     assert account.origin() == "east"
     assert account.answers() == {"east"}
     assert account.source("east") is None
+    assert account.writers() == {"east"}
+    assert [o for o in account.rds.operations() if o in account.variant.typed] == [*account.variant.typed]
+    if mode == "forced":  # relight, when it is back, takes what was typed as proof
+
+        async def proof(db):
+            told = await db.ask_host("west")
+            assert told.outcome == "gone", told.detail
+
+        account.venue.play(proof)
 
 
 BOOK = """

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import aws as ground
@@ -12,6 +17,7 @@ import strict
 from tasks.aws import HEARD
 from tasks.errors import BadInput, EffectUnknown, NotYet, SafetyRefusal, Unreachable
 from tasks.hosts import local, ssm
+from tasks.hosts.protocol import ByHand
 
 pytestmark = pytest.mark.real
 PROVIDER_NAME = "hosts.ssm"
@@ -117,6 +123,26 @@ def test_words_are_quoted_and_the_id_and_the_region_are_kept(instance):
         assert command["Parameters"]["executionTimeout"] == ["5"]
         assert ran.reference == command["CommandId"]
         assert {c.region for c in heard} == {ground.REGION}
+
+    by_ssm(instance, test)
+
+
+def test_the_line_by_hand_runs_the_same_command_and_prints_what_it_printed(instance):
+    """Typed with the AWS CLI; the words stay words."""
+    instance.server.set(command={"status": "Success", "code": 0, "stdout": "a b; echo $HOME\n"})
+
+    async def test(hosts):
+        assert isinstance(hosts, ByHand)
+        with pytest.raises(BadInput, match="target 'web' is not one of its targets"):
+            hosts.line("quote", "web")
+        env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        argv = ["bash", "-c", hosts.line("quote", "pg1")]
+        ran = await asyncio.to_thread(
+            subprocess.run, argv, env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (ran.returncode, ran.stdout.strip()) == (0, "a b; echo $HOME"), ran.stderr
+        (command,) = instance.ssm.list_commands()["Commands"]
+        assert command["Parameters"]["commands"] == ["echo 'a b; echo $HOME'"]
 
     by_ssm(instance, test)
 

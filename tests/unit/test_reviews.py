@@ -15,7 +15,20 @@ import pytest
 from flows.engine import alive, maintenance, places
 from flows.engine.maintenance import Maintenance, Window
 from flows.intake import gates_of_alert
-from flows.reviews import advice, annual, applying, charts, figures, keeping, load, monthly, policy, render
+from flows.reviews import (
+    advice,
+    annual,
+    applying,
+    charts,
+    figures,
+    keeping,
+    load,
+    monthly,
+    policy,
+    render,
+    run,
+    weekly,
+)
 from flows.reviews.finding import Chart, Finding, Line, Review, Table, ordered
 from flows.reviews.forecast import Forecast, Point, forecast
 from flows.reviews.looking import EndOfLife, endpoints, secrets
@@ -442,3 +455,27 @@ def test_a_chart_of_any_length_has_its_ticks():
     for span_s in (0, 1, 50, 163, 220, 299, 3000, 11_000, 80_000, 10**6, 9 * 10**6, 9 * 10**7):
         points = ((NOW, 1.0), (NOW + timedelta(seconds=span_s), 2.0))
         assert charts.svg(Chart("t", "%", (Line("west", points),))).startswith("<svg")
+
+
+def test_a_record_that_was_not_read_is_told_though_one_site_is_known_now():
+    def judged(site, outcome, why=""):
+        metric, reading = SimpleNamespace(name="error_rate"), SimpleNamespace(site=site)
+        return SimpleNamespace(metric=metric, reading=reading, outcome=outcome, why=why)
+
+    recorded = load.Recorded(60.0, {}, {"error_rate": "west does not answer"})
+    half = (judged("west", "unknown", "west does not answer"), judged("east", "ok"))
+    (finding,) = load.unmeasured(recorded, half)
+    assert finding.title == "not known: error_rate at west, error_rate over the window"
+    (finding,) = load.unmeasured(recorded, (judged("west", "unknown", "no data"),))
+    assert finding.title == "not known: error_rate at west", "it is told once"
+
+
+def test_a_fix_says_where_its_runbook_is_missing():
+    finding = Finding("k", "warning", "t", "e", "relight run scaling --system SYSTEM", "shell")
+    assert run._named(finding, "venue", ["scaling"]).fix == "relight run scaling --system venue"
+    assert "there is no runbook scaling yet" in run._named(finding, "venue", ["failover"]).fix
+
+
+def test_a_database_that_tells_nothing_of_its_work_is_not_one_without_findings():
+    system = SimpleNamespace(components={"database": SimpleNamespace(provider="database.supabase")})
+    assert weekly._unasked("database", system).severity == "unknown"
