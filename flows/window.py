@@ -45,6 +45,16 @@ HALT_S = 25.0
 """How long a flow that is cancelled waits for its engine to come to a stop between two effects."""
 AGAIN_S = 0.5
 
+
+def _outlive_the_reader(console: Console) -> None:
+    """Whoever reads what is printed may die: a worker of Prefect's reads what its flow runs say. rich then ends the
+    process (``Console.on_broken_pipe``), from within any line that is logged, and would stop the run with it.
+    """
+    console.quiet = True
+
+
+Console.on_broken_pipe = _outlive_the_reader  # type: ignore[assignment]
+
 _shown_here = contextlib.ExitStack()
 _mine: dict[Path, bool] = {}
 

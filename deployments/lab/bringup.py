@@ -173,14 +173,17 @@ async def _start(everything: list[Part], options: Options, say: Say) -> None:
         # Copies before processes: on two processors the database would get its turn last, and all wait for it.
         await asyncio.gather(*(asyncio.to_thread(part.prepare) for part in rest))
         async with asyncio.TaskGroup() as first:
+            going: dict[str, asyncio.Task[None]] = {}
             for part in rest:
-                first.create_task(_one(part, began, say))
+                going[part.name] = first.create_task(_one(part, began, say, going.get(part.after)))
         async with asyncio.TaskGroup() as settling:
             for name, ready in _conditions(options).items():
                 settling.create_task(_condition(name, ready, began, say))
 
 
-async def _one(part: Part, began: float, say: Say) -> None:
+async def _one(part: Part, began: float, say: Say, before: asyncio.Task[None] | None = None) -> None:
+    if before is not None:
+        await before
     start = partial(registry.start, part.name, part.site, part.argv, env=part.env, user=part.user, cwd=part.cwd)
     process = await asyncio.to_thread(start)
     ended = asyncio.Event()

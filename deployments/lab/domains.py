@@ -135,6 +135,8 @@ def _named(name: str, port: int, zone: str, records: str | None) -> Part:
         listens=(address, f"udp:{address}"),
         ready=partial(probes.dns_answer, address, ZONE, "NS", f"ns1.{ZONE}"),
         cwd=place,
+        # a secondary whose first transfer is refused tries again after a minute, and a NOTIFY meanwhile only queues
+        after="" if records else "ns1",
     )
 
 

@@ -46,6 +46,7 @@ class Part:
         env: environment beside the base of ``registry.start``.
         user: run as; None is the caller.
         cwd: working directory; the lab folder when None.
+        after: the part that must be ready before this one starts.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Part:
     env: dict[str, str] = field(default_factory=dict)
     user: str | None = None
     cwd: Path | None = None
+    after: str = ""
 
 
 class NotReady(Exception):

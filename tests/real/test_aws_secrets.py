@@ -65,7 +65,8 @@ def test_a_keeper_that_hangs_costs_its_time_out_and_not_the_loop(keeper):
         began = time.monotonic()
         task = asyncio.ensure_future(resolved(f"{HERE}#password"))
         await asyncio.sleep(0.05)
-        assert time.monotonic() - began < 0.4  # the loop went on
+        assert not task.done()  # the loop went on
+        assert time.monotonic() - began < 1.5
         with pytest.raises(Unreachable, match="no answer"):
             await task
         assert time.monotonic() - began < 3
