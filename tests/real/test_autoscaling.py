@@ -507,7 +507,10 @@ def test_the_twin_tells_the_same_story(groups):
 
     def world():
         return World(
-            strict.SITES, running={"west": 2, "east": 1}, ready_since={"west": -1e9, "east": -1e9}, admin=ADMIN
+            strict.SITES,
+            running={"west": {"west-app1", "west-app2"}, "east": {"east-app1"}},
+            ready_since={"west": -1e9, "east": -1e9},
+            admin=ADMIN,
         )
 
     node = Node("db", "east", replica=False)

@@ -424,7 +424,12 @@ def test_the_twin_tells_the_same_story(balancer):
     def world():
         admin = {f"{s}-app{n}": "ready" if s == "west" else "maint" for s in strict.SITES for n in (1, 2)}
         since = {"west": -1e9, "east": -1e9}
-        return World(strict.SITES, running={"west": 2, "east": 2}, ready_since=since, admin={("west", "app"): admin})
+        return World(
+            strict.SITES,
+            running={s: {f"{s}-app1", f"{s}-app2"} for s in ("west", "east")},
+            ready_since=since,
+            admin={("west", "app"): admin},
+        )
 
     assert strict.told_by(lambda test: strict.by_twin(GroupsTwin, shape, world, "traffic", test), story) == real
 
