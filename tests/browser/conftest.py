@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "real"))
-from served import RELIGHT, Serve, until
+from patience import until
+from served import RELIGHT, Serve
 
 from flows.engine import places
 

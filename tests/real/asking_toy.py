@@ -9,11 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from patience import until
 
 from flows.engine import notify
 
@@ -86,11 +85,3 @@ class Toy:
                 os.killpg(going.pid, signal.SIGKILL)
             going.communicate()
         self.listener.close()
-
-
-def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not true within {seconds} s"
-        pause.wait(0.05)
-    return found

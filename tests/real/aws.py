@@ -13,9 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +22,12 @@ import httpx
 import pytest
 from botocore.config import Config
 from hanging import hang
+from patience import until
 
 REGION, OTHER_REGION = "eu-west-1", "eu-central-1"
 ACCOUNT = "123456789012"
 """moto's own account."""
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
-
-
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """The first true value of ``condition``, or a failed test."""
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not true within {seconds} s"
-        pause.wait(0.02)
-    return found
 
 
 def listening(where: tuple[str, int]) -> bool:
@@ -72,7 +62,7 @@ class Server:
 
     def post(self, path: str, body: bytes = b"") -> bytes:
         """What it answers to a POST, for the test's own controls."""
-        answer = httpx.post(self.url + path, content=body, timeout=10)
+        answer = httpx.post(self.url + path, content=body, timeout=30)
         assert answer.is_success, answer.text
         return answer.content
 

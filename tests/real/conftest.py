@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import aws as aws_ground
 import iam
+from patience import until
 
 from tasks.reached import HEARD
 
@@ -123,28 +122,16 @@ class Load:
     def more(self, count: int) -> None:
         """Until ``count`` more writes were acknowledged."""
         before = self.lab.acknowledged(self.acks)
-        wait_until(lambda: self.lab.acknowledged(self.acks) >= before + count, 30)
+        until(lambda: self.lab.acknowledged(self.acks) >= before + count, 30)
 
     def counted(self) -> dict[str, Any]:
         words = ["--since", self.since] if self.since else []
         return json.loads(self.lab.do("load", "count", "--json", "--acks", str(self.acks), *words))
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    """The first true value of ``condition``, or a failed test."""
-    deadline = time.monotonic() + seconds
-    pause = threading.Event()
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not true within {seconds} s"
-        pause.wait(0.05)
-
-
-@pytest.fixture(scope="session")
-def until() -> Callable[..., Any]:
-    return wait_until
+@pytest.fixture(scope="session", name="until")
+def _until() -> Callable[..., Any]:
+    return until
 
 
 @pytest.fixture(scope="module")

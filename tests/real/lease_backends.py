@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tasks import catalog
 from tasks.contract import Surroundings
 
 sys.path.insert(0, str(Path(__file__).parent))
+from patience import until
 from pg_cluster import PORT, Cluster
 
 STORE = ("127.0.9.80", 9000)
@@ -37,14 +37,6 @@ def need(program: str) -> str:
     found = shutil.which(program, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin")
     if not found:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
-    return found
-
-
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not true within {seconds} s"
-        pause.wait(0.02)
     return found
 
 

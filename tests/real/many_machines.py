@@ -17,9 +17,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from patience import until
 
 PG, REDIS, PROXY = ("127.0.11.10", 5432), ("127.0.11.11", 6379), ("127.0.11.12", 4200)
 APIS = {"api1": ("127.0.11.21", 4200), "api2": ("127.0.11.22", 4200)}
@@ -84,19 +82,6 @@ def need(program: str) -> str:
     if not found:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
     return found
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    last: Exception | None = None
-    while time.monotonic() < deadline:
-        try:
-            if found := condition():
-                return found
-        except (httpx.HTTPError, OSError, psycopg.Error) as e:
-            last = e
-        pause.wait(0.1)
-    raise AssertionError(f"{what or 'it'} is not true within {seconds} s; last error: {last}")
 
 
 @dataclass
@@ -227,14 +212,14 @@ class Plant:
     @staticmethod
     def healthy(url: str) -> bool:
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{url}/health", timeout=2).status_code == 200
+            return httpx.get(f"{url}/health", timeout=30).status_code == 200
         return False
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Through HAProxy, and asked again where a server died meanwhile: for what may be asked twice."""
 
         def once() -> Any:
-            found = httpx.request(method, f"{self.url}/{path}", json=body, timeout=10)
+            found = httpx.request(method, f"{self.url}/{path}", json=body, timeout=30)
             assert found.status_code < 400 or found.status_code >= 500, f"{path}: {found.status_code} {found.text}"
             found.raise_for_status()
             return (found.json(),)

@@ -13,11 +13,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import psycopg
 import pytest
+from patience import until
 
 BIN = "/usr/lib/postgresql/15/bin"
 PORT = 7431
@@ -276,10 +276,3 @@ class Cluster:
                 if str((process / "cwd").readlink()).startswith(f"{self.folder}/"):
                     os.kill(int(process.name), signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def until(condition, limit_s: float = 15.0) -> None:
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, f"not true after {limit_s} s"
-        time.sleep(0.02)

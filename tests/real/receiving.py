@@ -12,12 +12,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from patience import until
 
 RELIGHT = Path(sys.executable).with_name("relight")
 TOKEN = "a-token-of-this-test"
@@ -33,16 +34,6 @@ runbook: wait
 steps:
   - {id: look, action: health.tcp, with: {address: "127.0.0.1:1"}}
 """
-
-
-def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not true within {seconds} s"
-        pause.wait(0.02)
 
 
 def toy(folder: Path, triggers: str = TRIGGERS) -> Path:

@@ -9,31 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+from patience import until
 
 ADDRESS = "127.0.5.45"
 RELIGHT = Path(sys.executable).with_name("relight")
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """The first true value. An answer that is an error of HTTP counts as not yet: SQLite that is busy answers 503."""
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    last: Exception | None = None
-    while time.monotonic() < deadline:
-        try:
-            if found := condition():
-                return found
-        except (httpx.HTTPError, FileNotFoundError) as e:
-            last = e
-        pause.wait(0.1)
-    raise AssertionError(f"not true within {seconds} s; last error: {last}")
 
 
 def free_port(address: str = ADDRESS) -> int:
@@ -146,10 +130,10 @@ class Serve:
         )
 
     def get(self, path: str) -> Any:
-        return until(lambda: httpx.get(f"{self.api}/{path}", timeout=10).raise_for_status().json(), 30)
+        return until(lambda: httpx.get(f"{self.api}/{path}", timeout=30).raise_for_status().json(), 30)
 
     def post(self, path: str, body: Any) -> Any:
-        return until(lambda: httpx.post(f"{self.api}/{path}", json=body, timeout=10).raise_for_status(), 30).json()
+        return until(lambda: httpx.post(f"{self.api}/{path}", json=body, timeout=30).raise_for_status(), 30).json()
 
     def deployment(self, key: str) -> dict[str, Any]:
         return dict(self.get(f"deployments/name/{key}"))

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-
-from venue import APP, APP_HOST, APP_PORT, NEVER_ANSWERS, URL, need, running_app, running_database, wait_until
+from patience import until
+from venue import APP, APP_HOST, APP_PORT, NEVER_ANSWERS, URL, need, running_app, running_database
 
 pytestmark = pytest.mark.real
 
@@ -35,7 +35,7 @@ def venue_app(venue_database, tmp_path):
 
 
 def post(n, client="t", **more):
-    return httpx.post(f"{URL}/events", json={"n": n, "client": client, "payload": {"a": [n]}, **more}, timeout=10)
+    return httpx.post(f"{URL}/events", json={"n": n, "client": client, "payload": {"a": [n]}, **more}, timeout=30)
 
 
 def test_a_write_is_acknowledged_after_its_commit_and_read_back(venue_app, venue_database):
@@ -75,12 +75,12 @@ def test_strange_requests_do_not_end_it(venue_app):
 
 
 def test_a_read_only_database_refuses_writes_but_the_server_stays_ready(venue_app, venue_database):
-    wait_until(lambda: 'venue_database_writable{site="west",app="west-app1"} 1' in httpx.get(f"{URL}/metrics").text)
+    until(lambda: 'venue_database_writable{site="west",app="west-app1"} 1' in httpx.get(f"{URL}/metrics").text)
     with venue_database.admin() as admin:
         admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         admin.execute("SELECT pg_reload_conf()")
     try:
-        wait_until(lambda: 'venue_database_writable{site="west",app="west-app1"} 0' in httpx.get(f"{URL}/metrics").text)
+        until(lambda: 'venue_database_writable{site="west",app="west-app1"} 0' in httpx.get(f"{URL}/metrics").text)
         answer = post(1)
         assert (answer.status_code, answer.json()["state"]) == (503, "refused")
         assert "read-only transaction" in answer.json()["reason"]
@@ -99,7 +99,7 @@ def test_the_loss_of_the_database_is_survived_and_answered_in_time(venue_app, ve
     assert httpx.get(f"{URL}/readyz").status_code == 503
     assert httpx.get(f"{URL}/healthz").status_code == 200
     venue_database.start()
-    wait_until(lambda: post(3).status_code == 201)
+    until(lambda: post(3).status_code == 201)
 
 
 def test_a_hung_database_leaves_the_write_unknown(venue_app, venue_database):
@@ -108,10 +108,10 @@ def test_a_hung_database_leaves_the_write_unknown(venue_app, venue_database):
     try:
         answer = post(2)
         assert (answer.status_code, answer.json()["state"]) == (503, "unknown")
-        assert httpx.get(f"{URL}/readyz", timeout=10).status_code == 503
+        assert httpx.get(f"{URL}/readyz", timeout=30).status_code == 503
     finally:
         venue_database.signal(signal.SIGCONT)
-    wait_until(lambda: post(3).status_code == 201)
+    until(lambda: post(3).status_code == 201)
 
 
 def test_a_commit_whose_standby_wait_was_cancelled_is_not_acknowledged(venue_app, venue_database):
@@ -123,7 +123,7 @@ def test_a_commit_whose_standby_wait_was_cancelled_is_not_acknowledged(venue_app
             ["curl", "-s", "-d", '{"n": 5, "client": "t"}', f"{URL}/events"], stdout=subprocess.PIPE
         )
         try:
-            wait_until(lambda: admin.execute(waiting).fetchone() is not None)
+            until(lambda: admin.execute(waiting).fetchone() is not None)
             admin.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
             body = json.loads(request.communicate(timeout=5)[0])
         finally:
@@ -136,7 +136,7 @@ def test_a_commit_whose_standby_wait_was_cancelled_is_not_acknowledged(venue_app
 
 
 def test_vantage_tells_answers_from_refused_and_silent(venue_app, venue_database):
-    view = httpx.get(f"{URL}/vantage", timeout=10).json()
+    view = httpx.get(f"{URL}/vantage", timeout=30).json()
     with venue_database.admin() as admin:
         (identifier,) = admin.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
     assert view["site"] == "west"

@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from served import ADDRESS, Serve, Toy, free_port, until
+from patience import until
+from served import ADDRESS, Serve, Toy, free_port
 
 pytestmark = pytest.mark.real
 
@@ -50,10 +51,10 @@ def toy(tmp_path: Path) -> Iterator[Toy]:
 def test_one_command_gives_the_ui_and_every_deployment(serve: Serve, module_toy: Toy) -> None:
     assert f"Prefect UI: {serve.api.removesuffix('/api')}" in serve.said()
     assert "after the start" in serve.said()
-    ui = httpx.get(serve.api.removesuffix("/api") + "/ui-settings", timeout=10).json()
+    ui = httpx.get(serve.api.removesuffix("/api") + "/ui-settings", timeout=30).json()
     assert ui["api_url"] == serve.api
     assert serve.api.startswith("http://127.0.0.1:")
-    assert httpx.get(serve.api.removesuffix("/api"), timeout=10, follow_redirects=True).is_success
+    assert httpx.get(serve.api.removesuffix("/api"), timeout=30, follow_redirects=True).is_success
     assert (serve.state / "prefect" / "prefect.db").exists()
     names = {d["name"] for d in serve.post("deployments/filter", {})}
     assert {"failover", "failback", "drill", "readiness"} <= names
@@ -121,7 +122,7 @@ def test_a_runner_that_crashes_takes_nobody_with_it(serve: Serve, toy: Toy, tmp_
         untouched = serve.begun(other)
         os.kill(serve.records(folder)[0]["engine"]["pid"], signal.SIGSEGV)
         until(lambda: "run_resumed" in [r["type"] for r in serve.records(folder)], 30)  # by the supervisor
-        assert httpx.get(f"http://{serve.listen}/healthz", timeout=5).json()["ok"]
+        assert httpx.get(f"http://{serve.listen}/healthz", timeout=30).json()["ok"]
         toy.open()
         until(lambda: serve.state_of(flow_run)[0] == "COMPLETED", 60)
         other.open()
@@ -142,7 +143,7 @@ def alert(serve: Serve, toy: Toy, name: str = "down") -> int:
         "version": "4", "groupKey": word, "truncatedAlerts": 0, "status": "firing", "receiver": "relight",
         "groupLabels": {}, "commonLabels": {}, "commonAnnotations": {}, "externalURL": "", "alerts": [one],
     }  # fmt: skip
-    return httpx.post(f"http://{serve.listen}/alerts/{toy.name}", json=body, timeout=10).status_code
+    return httpx.post(f"http://{serve.listen}/alerts/{toy.name}", json=body, timeout=30).status_code
 
 
 def test_a_run_of_an_alert_is_a_run_of_its_deployment_and_its_crash_stops_no_receiver(
@@ -226,7 +227,7 @@ def test_a_failback_that_a_schedule_starts_is_refused(serve: Serve, toy: Toy) ->
         assert "never automatic" in serve.state_of(run["id"])[1]
         assert serve.runs(toy.folder.name) == []
     finally:
-        httpx.delete(f"{serve.api}/deployments/{deployment}/schedules/{made[0]['id']}", timeout=10)
+        httpx.delete(f"{serve.api}/deployments/{deployment}/schedules/{made[0]['id']}", timeout=30)
 
 
 def test_deploy_twice_changes_nothing_and_leaves_to_people_what_is_theirs(serve: Serve, module_toy: Toy) -> None:
@@ -236,7 +237,7 @@ def test_deploy_twice_changes_nothing_and_leaves_to_people_what_is_theirs(serve:
     schedule = before["schedules"][0]
     # an operator pauses the schedule, and somebody has a deployment of their own
     paused = httpx.patch(
-        f"{serve.api}/deployments/{before['id']}/schedules/{schedule['id']}", json={"active": False}, timeout=10
+        f"{serve.api}/deployments/{before['id']}/schedules/{schedule['id']}", json={"active": False}, timeout=30
     )
     assert paused.is_success
     theirs = serve.post("deployments/", {"name": "theirs", "flow_id": before["flow_id"]})["id"]

@@ -15,7 +15,8 @@ import pytest
 import strict
 from aws_rds import Plant
 from event_venue import AURORA, RDS, REGIONS, Account, Project
-from pg_cluster import Cluster, until
+from patience import until
+from pg_cluster import Cluster
 from strict_route53 import strict_route53
 from supabase_server import TOKEN, supabase
 from test_export import shown

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import lease_backends as backends
-from lease_backends import until
+from patience import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 RELIGHT = Path(sys.executable).with_name("relight")

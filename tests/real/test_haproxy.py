@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import patience
 import pytest
 from hanging import hang
 
@@ -48,13 +49,6 @@ def need(program):
     if not found:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
     return found
-
-
-def wait_until(condition, within_s=10.0, what="condition"):
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, f"{what} not met in time"
-        time.sleep(0.01)
 
 
 def listening(host, port):
@@ -126,7 +120,7 @@ class Site:
             self.process = subprocess.Popen(
                 [need("haproxy"), "-db", "-f", self.folder / "cfg"], stdout=log, stderr=subprocess.STDOUT
             )
-        wait_until(lambda: listening(FRONT, 8090) and self.answers(), what="HAProxy")
+        patience.until(lambda: listening(FRONT, 8090) and self.answers(), what="HAProxy")
 
     def stop(self):
         if self.process:

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from receiving import RELIGHT, Serve, alert, toy, until
+from patience import until
+from receiving import RELIGHT, Serve, alert, toy
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 RATE, KILLS, CLIENTS = 200.0, 4, 8

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import until
 
 LAB = Path(__file__).resolve().parents[2] / "deployments" / "lab"
 sys.path.insert(0, str(LAB))
@@ -53,13 +54,6 @@ class Echo:
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
         self.thread.join(5)
-
-
-def wait_until(condition, within_s=5.0):
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, "condition not met in time"
-        time.sleep(0.005)
 
 
 def reach(address=NEAR):
@@ -113,7 +107,7 @@ def network(tmp_path, server):
 
     change.control = control
     try:
-        wait_until(serving)
+        until(serving)
         yield change
         process.terminate()
         _, errors = process.communicate(timeout=5)
@@ -146,7 +140,7 @@ def test_cut_resets_what_is_open_and_refuses_what_is_new_until_opened(network):
             sock.recv(1)
     assert reach() == "refused"
     network("open")
-    wait_until(lambda: reach() == "answers")
+    until(lambda: reach() == "answers")
 
 
 def test_deaf_keeps_connections_open_but_passes_nothing_then_delivers(network):
@@ -215,19 +209,19 @@ def test_a_dead_server_looks_refused_through_the_link_as_it_does_directly(networ
         server.die()
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(1) == b""
-    wait_until(lambda: reach() == "refused", 1.0)
+    until(lambda: reach() == "refused", 1.0)
     again = Echo(FAR)
-    wait_until(lambda: reach() == "answers", 1.0)
+    until(lambda: reach() == "answers", 1.0)
     again.die()
 
 
 def test_one_direction_does_not_touch_the_other(network):
     back = Echo(BACK_FAR)
-    wait_until(lambda: reach(BACK_NEAR) == "answers")
+    until(lambda: reach(BACK_NEAR) == "answers")
     network("cut")
     assert (reach(), reach(BACK_NEAR)) == ("refused", "answers")
     links.order(network.control, {"set": {"state": "cut"}})
-    wait_until(lambda: reach(BACK_NEAR) == "refused")
+    until(lambda: reach(BACK_NEAR) == "refused")
     back.die()
 
 

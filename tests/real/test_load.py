@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(LAB))
 
 import tally  # noqa: E402  a sibling of the lab's scripts, not of a package
-from venue import APP_HOST, APP_PORT, PG_HOST, PG_PORT, need, running_app, running_database, wait_until  # noqa: E402  a neighbour
+from patience import until  # noqa: E402  a neighbour
+from venue import APP_HOST, APP_PORT, PG_HOST, PG_PORT, need, running_app, running_database  # noqa: E402  a neighbour
 
 pytestmark = pytest.mark.real
 
@@ -102,7 +103,7 @@ def resolver(tmp_path):
             f' local-data: "app.venue.test. 1 IN A {address}"\nremote-control:\n control-enable: no\n'
         )
         running[:] = [subprocess.Popen([need("unbound"), "-d", "-c", config], stderr=subprocess.DEVNULL)]
-        wait_until(lambda: answers(address))
+        until(lambda: answers(address))
 
     def answers(address):
         try:
@@ -180,13 +181,13 @@ def test_a_database_that_dies_costs_refusals_and_an_outage_but_no_acknowledged_w
 ):
     resolver(APP_HOST)
     running = load("--rate", "200/s")
-    wait_until(lambda: acked(tmp_path) > 50)
+    until(lambda: acked(tmp_path) > 50)
     died_at = datetime.now(UTC)
     venue_database.kill()
-    wait_until(lambda: '"refused"' in (tmp_path / "t.jsonl").read_text())
+    until(lambda: '"refused"' in (tmp_path / "t.jsonl").read_text())
     venue_database.start()
     before = acked(tmp_path)
-    wait_until(lambda: acked(tmp_path) > before + 50)
+    until(lambda: acked(tmp_path) > before + 50)
     running.send_signal(signal.SIGTERM)
     summary = json.loads(running.communicate(timeout=20)[0])
     found = count(tmp_path, "--since", died_at.isoformat())
@@ -201,17 +202,17 @@ def test_after_the_ttl_half_move_and_the_others_stay_until_their_connection_brea
 ):
     resolver(APP_HOST)
     running = load("--rate", "100/s", "--workers", "4")
-    wait_until(lambda: acked(tmp_path) > 30)
+    until(lambda: acked(tmp_path) > 30)
     resolver("127.0.9.77")  # nobody listens there
 
     def lines():
         return [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()[1:]]
 
-    wait_until(lambda: sum(line["outcome"] == "refused" for line in lines()) > 20)
+    until(lambda: sum(line["outcome"] == "refused" for line in lines()) > 20)
     late = lines()[-20:]
     assert {line["outcome"] for line in late} == {"acked", "refused"}
     venue_app.kill()
-    wait_until(lambda: {line["outcome"] for line in lines()[-20:]} == {"refused"})
+    until(lambda: {line["outcome"] for line in lines()[-20:]} == {"refused"})
     running.terminate()
     running.communicate(timeout=20)
     found = count(tmp_path)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from many_machines import PG, POOL, ROOT, Machine, Plant, need, until
+from many_machines import PG, POOL, ROOT, Machine, Plant, need
+from patience import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 GATE = ("127.0.11.40", 7001)

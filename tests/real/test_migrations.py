@@ -25,8 +25,8 @@ from tasks.migrations.postgresql import PROVIDER
 from tasks.migrations.protocol import Limits, Target
 
 sys.path.insert(0, str(Path(__file__).parent))
-
-from pg_cluster import Cluster, until
+from patience import until
+from pg_cluster import Cluster
 
 pytestmark = pytest.mark.real
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-
-from asking_toy import ADDRESS, KEYS, Toy, until
+from asking_toy import ADDRESS, KEYS, Toy
+from patience import until
 
 from flows.engine import notify
 

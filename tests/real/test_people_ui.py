@@ -18,8 +18,8 @@ import pytest
 from pydantic import SecretStr
 
 sys.path.insert(0, str(Path(__file__).parent))
-
-from asking_toy import ADDRESS, Toy, until
+from asking_toy import ADDRESS, Toy
+from patience import until
 
 from flows.approval import answer_of, form
 from flows.drill import DrillOptions
@@ -55,7 +55,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=2).is_success
+        return httpx.get(url, timeout=30).is_success
     except httpx.HTTPError:
         return False
 
@@ -79,7 +79,7 @@ class Shown(Toy):
     def call(self, method: str, path: str, body: Any = None) -> Any:
         def once() -> Any:
             try:
-                answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=10)
+                answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=30)
             except httpx.HTTPError:
                 return None
             return None if answer.status_code == 503 else answer
@@ -109,7 +109,7 @@ class Shown(Toy):
         return until(pause, 60)
 
     def has_input(self, key: str) -> bool:
-        return httpx.get(f"{self.api}/flow_runs/{self.flow_run()['id']}/input/{key}", timeout=10).status_code == 200
+        return httpx.get(f"{self.api}/flow_runs/{self.flow_run()['id']}/input/{key}", timeout=30).status_code == 200
 
     def input(self, key: str) -> Any:
         return self.call("GET", f"flow_runs/{self.flow_run()['id']}/input/{key}")

@@ -24,9 +24,9 @@ from tasks.database.protocol import Pooler
 from tasks.errors import BadInput, EffectUnknown, NotYet, Rejected, Unreachable
 
 sys.path.insert(0, str(Path(__file__).parent))
-
 from hanging import hang
-from pg_cluster import PORT, Cluster, need, until
+from patience import until
+from pg_cluster import PORT, Cluster, need
 
 pytestmark = pytest.mark.real
 

@@ -23,8 +23,8 @@ from tasks.errors import BadInput, Contradiction, EffectUnknown, Rejected, Unrea
 from tasks.hosts.local import PROVIDER as LOCAL
 
 sys.path.insert(0, str(Path(__file__).parent))
-
-from pg_cluster import PORT, Cluster, until
+from patience import until
+from pg_cluster import PORT, Cluster
 
 pytestmark = pytest.mark.real
 

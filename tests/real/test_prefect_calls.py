@@ -25,7 +25,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry, Cancelling, Completed, Running
 
 sys.path.insert(0, str(Path(__file__).parent))
-from served import free_port, until
+from patience import until
+from served import free_port
 
 from flows import calls
 from flows.calls import New
@@ -41,7 +42,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     env = {**os.environ, "RELIGHT_STATE": str(tmp_path_factory.mktemp("state"))}
     process = subprocess.Popen(prefectserver.command(port), env=env, stdin=subprocess.PIPE, start_new_session=True)
     try:
-        until(lambda: httpx.get(f"{prefectserver.url_of(port)}/health", timeout=2).is_success, 120)
+        until(lambda: httpx.get(f"{prefectserver.url_of(port)}/health", timeout=30).is_success, 120)
         yield prefectserver.url_of(port)
     finally:
         assert process.stdin is not None

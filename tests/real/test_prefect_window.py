@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,23 +19,10 @@ from typing import Any
 
 import httpx
 import pytest
+from patience import until
 
 pytestmark = pytest.mark.real
 ADDRESS = "127.0.5.42"
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    waiting = threading.Event()
-    last: Exception | None = None
-    while time.monotonic() < deadline:
-        try:
-            if found := condition():
-                return found
-        except httpx.HTTPError as e:
-            last = e
-        waiting.wait(0.1)
-    raise AssertionError(f"not true within {seconds} s; last error: {last}")
 
 
 def answer_of(response: httpx.Response) -> Any:
@@ -74,7 +60,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        until(lambda: httpx.get(f"{self.url}/health", timeout=2).status_code == 200, 90)
+        until(lambda: httpx.get(f"{self.url}/health", timeout=30).status_code == 200, 90)
 
     def kill(self) -> None:
         if self.process:
@@ -83,14 +69,14 @@ class Server:
             self.process = None
 
     def get(self, path: str) -> Any:
-        return answer_of(httpx.get(f"{self.url}/{path}", timeout=10))
+        return answer_of(httpx.get(f"{self.url}/{path}", timeout=30))
 
     def post(self, path: str, body: Any) -> Any:
         """As Prefect's own client: asked again after a 503."""
-        return until(lambda: answer_of(httpx.post(f"{self.url}/{path}", json=body, timeout=10)), 30)
+        return until(lambda: answer_of(httpx.post(f"{self.url}/{path}", json=body, timeout=30)), 30)
 
     def find(self, what: str) -> list[dict[str, Any]]:
-        return answer_of(httpx.post(f"{self.url}/{what}/filter", json={}, timeout=10))
+        return answer_of(httpx.post(f"{self.url}/{what}/filter", json={}, timeout=30))
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +166,7 @@ def test_a_server_that_hangs_does_not_delay_the_steps(server: Server, system: Pa
     assert (code, report["verdict"]) == (0, "succeeded")
     assert report["objectives"]["application"]["met"] is True
     assert took < 60
-    until(lambda: httpx.get(f"{server.url}/health", timeout=2).status_code == 200)
+    until(lambda: httpx.get(f"{server.url}/health", timeout=30).status_code == 200)
 
 
 def test_a_run_started_in_the_ui_from_its_deployment(server: Server, system: Path, tmp_path: Path) -> None:
@@ -203,10 +189,10 @@ def test_a_run_started_in_the_ui_from_its_deployment(server: Server, system: Pat
         # as Prefect's own client: asking again after a 503 must not start a second run
         body["idempotency_key"] = str(tmp_path)
         start = f"{server.url}/deployments/{found['id']}/create_flow_run"
-        run = until(lambda: answer_of(httpx.post(start, json=body, timeout=10)), 30)
+        run = until(lambda: answer_of(httpx.post(start, json=body, timeout=60)), 60)
 
         def state() -> str:
-            return answer_of(httpx.get(f"{server.url}/flow_runs/{run['id']}", timeout=10))["state"]["type"]
+            return answer_of(httpx.get(f"{server.url}/flow_runs/{run['id']}", timeout=60))["state"]["type"]
 
         until(lambda: state() in ("COMPLETED", "FAILED", "CRASHED"), 90)
         assert state() == "COMPLETED", (tmp_path / "serve.log").read_text()[-3000:]

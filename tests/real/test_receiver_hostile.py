@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from receiving import TOKEN, Serve, alert, toy, until
+from patience import until
+from receiving import TOKEN, Serve, alert, toy
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 

@@ -17,7 +17,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lease_backends import need
-from receiving import free_port, until
+from patience import until
+from receiving import free_port
 
 from flows.intake import reconcile
 from flows.intake.episodes import Episodes
@@ -46,7 +47,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     def ready() -> bool:
         try:
-            return httpx.get(f"{url}/-/ready", timeout=2).is_success
+            return httpx.get(f"{url}/-/ready", timeout=30).is_success
         except httpx.HTTPError:
             return False
 
@@ -72,7 +73,7 @@ def fires(api: str, name: str, *, ended: bool = False) -> str:
     now = datetime.now(UTC)
     ends = now - timedelta(seconds=1) if ended else now + timedelta(hours=1)
     one = {"labels": {"alertname": name}, "startsAt": STARTED, "endsAt": ends.isoformat()}
-    httpx.post(f"{api}/api/v2/alerts", json=[one], timeout=5).raise_for_status()
+    httpx.post(f"{api}/api/v2/alerts", json=[one], timeout=30).raise_for_status()
     if ended:
         return ""
     found = until(lambda: [a for a in httpx.get(f"{api}/api/v2/alerts").json() if a["labels"]["alertname"] == name])
@@ -157,7 +158,7 @@ def moto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
     def ready() -> bool:
         try:
-            return httpx.get(f"{url}/moto-api/", timeout=2).status_code < 500
+            return httpx.get(f"{url}/moto-api/", timeout=30).status_code < 500
         except httpx.HTTPError:
             return False
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +19,7 @@ import dns.tsigkeyring
 import dns.update
 import pytest
 from hanging import hang
+from patience import until
 
 from tasks.clock import LoopClock
 from tasks.contract import Context, Done, RunInfo, Surroundings
@@ -71,13 +71,6 @@ def listening(where):
     with contextlib.suppress(OSError), socket.create_connection(where, 0.2):
         return True
     return False
-
-
-def wait_until(condition, within_s=10.0, what="condition"):
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, f"{what} not met in time"
-        time.sleep(0.01)
 
 
 @dataclass
@@ -168,10 +161,10 @@ def running(tmp_path, more=""):
     try:
         dns_.processes["primary"] = named(tmp_path, "primary", PRIMARY, primary)
         dns_.processes["resolver"] = unbound(tmp_path)
-        wait_until(lambda: listening(PRIMARY), what="primary")
+        until(lambda: listening(PRIMARY), what="primary")
         dns_.processes["secondary"] = named(tmp_path, "secondary", SECONDARY, secondary)
-        wait_until(lambda: listening(SECONDARY) and listening(RESOLVER), what="secondary and resolver")
-        wait_until(lambda: answer(SECONDARY) == {WEST}, what="transfer to the secondary")
+        until(lambda: listening(SECONDARY) and listening(RESOLVER), what="secondary and resolver")
+        until(lambda: answer(SECONDARY) == {WEST}, what="transfer to the secondary")
         yield dns_
     finally:
         for name in list(dns_.processes):
@@ -412,7 +405,7 @@ def test_primary_gone_and_primary_hung(system):
         with pytest.raises(EffectUnknown):  # it may still be applied when the server goes on
             await zone.swap(old, east, 3)
         os.kill(system.processes["primary"].pid, signal.SIGCONT)
-        wait_until(lambda: answer(PRIMARY) == {EAST}, what="the late update")
+        until(lambda: answer(PRIMARY) == {EAST}, what="the late update")
         await zone.swap(old, east, 3)  # and the retry finds its own earlier effect
         await asyncio.to_thread(system.stop, "primary")
         with pytest.raises(Unreachable, match="Is it running"):

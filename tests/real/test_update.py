@@ -88,7 +88,7 @@ def versions(lab):
     for site, net in NET.items():
         for n in range(1, 11):
             try:
-                said = httpx.get(f"http://{net}.{20 + n}:3000/readyz", timeout=5)
+                said = httpx.get(f"http://{net}.{20 + n}:3000/readyz", timeout=30)
             except httpx.ConnectError:
                 continue
             assert said.status_code == 200, said.text

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import pytest
 import test_rfc2136 as bind
-from aws import until
 from hanging import hang
 from lease_backends import LINK, Link
+from patience import until
 from strict_route53 import strict_route53
 
 from flows.engine import places, system

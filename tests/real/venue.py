@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
+from patience import until
 
 APP = Path(__file__).resolve().parents[2] / "deployments" / "lab" / "app"
 PG_HOST, PG_PORT = "127.0.9.31", 6931
@@ -28,13 +28,6 @@ def need(program):
     if not found:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
     return found
-
-
-def wait_until(condition, within_s=10.0):
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, "condition not met in time"
-        time.sleep(0.01)
 
 
 class Server:
@@ -68,7 +61,7 @@ class Server:
             self.process = subprocess.Popen(
                 [need("postgres"), "-D", self.data], stderr=log, stdout=log, cwd="/", start_new_session=True, **ids
             )
-        wait_until(self.answers)
+        until(self.answers)
 
     def answers(self):
         try:
@@ -159,7 +152,7 @@ def running_app(database, folder):
             return False
 
     try:
-        wait_until(serving)
+        until(serving)
         yield process
     finally:
         process.kill()
