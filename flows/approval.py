@@ -61,9 +61,9 @@ class Forms:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await _unpause(looks=2)
+            await unpause(looks=2)
         elif self._shown and not self._open:
-            await _unpause(looks=1)
+            await unpause(looks=1)
 
     async def close_all(self) -> None:
         """The run is over."""
@@ -168,7 +168,7 @@ def answer_of(run: str, found: Asking, given: Any, now: datetime) -> tuple[dict[
     return {"token": given.token.strip()}, ""
 
 
-async def _unpause(looks: int) -> None:
+async def unpause(looks: int) -> None:
     """Let the flow run run, where it is paused: the answer came another way."""
     async with get_client() as client:
         for _ in range(looks):  # a pause that was on its way when it was taken back may arrive a moment later

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import json
 import os
@@ -21,11 +20,7 @@ from flows.cli_intake import known_history
 from flows.engine import alive, approvals, asking, eventloop, journal, places, system
 from flows.engine.asking import Asking
 from flows.engine.journal import Record
-from flows.intake import rules
-from flows.intake.desk import Desk
-from flows.intake.history import Entry, History
-from flows.intake.inbox import Inbox
-from flows.intake.warm import Warm
+from flows.intake import asked
 from tasks import tokens
 from tasks.errors import BadInput, NotApproved, Rejected
 from tasks.people.directory import DirectorySettings
@@ -57,7 +52,7 @@ def approve(
         str, typer.Option("--step", help="The step that asks; needed where several do, or with --sign.")
     ] = "",
     by: Annotated[str, typer.Option("--as", "--who", help="Who says it; default: the user of this terminal.")] = "",
-    no: Annotated[bool, typer.Option("--no", help="Say no: the run ends refused.")] = False,
+    no: Annotated[bool, typer.Option("--no", help="Say no: the run ends refused, or is not started.")] = False,
     why: Annotated[str, typer.Option("--why", help="Recorded with the answer.")] = "",
     token: Annotated[str, typer.Option("--token", help="Hand in what an approver signed elsewhere; - reads it.")] = "",
     sign: Annotated[bool, typer.Option("--sign", help="Only print a token, to be handed in at the engine.")] = False,
@@ -76,11 +71,9 @@ def approve(
     `relight approve RUN --step approve --as alice --sign --secret file:key`
     """
     if target.isdecimal():
-        if no or token or sign or step:
-            raise BadInput(
-                f"event {target}: it can be approved, no more; --step, --no, --token and --sign are for runs"
-            )
-        _event(int(target), by or _user(), as_json=as_json)
+        if token or sign or step:
+            raise BadInput(f"event {target}: it is answered with yes or --no; --step, --token and --sign are for runs")
+        _event(int(target), Answer(by or _user(), "reject" if no else "approve", why, "", timedelta()), as_json=as_json)
         return
     try:
         lasts = timedelta(seconds=duration(expires))
@@ -214,26 +207,18 @@ def show(records: tuple[Record, ...], run_id: str, now: datetime) -> list[Text]:
 # ---- an alert whose run waits ----
 
 
-def _event(event_id: int, approver: str, *, as_json: bool) -> None:
+def _event(event_id: int, answer: Answer, *, as_json: bool) -> None:
     history = known_history()
     entry = history.entry(event_id)
-    if entry.outcome != "ask":
-        raise BadInput(f"event {event_id} does not wait for an approval: its outcome is {entry.outcome or 'open'}")
-    run_id = eventloop.run(_approved(entry, history, approver))
+    if answer.decision == "reject":
+        eventloop.run(asked.decline(entry, history, answer.by, answer.why))
+        if as_json:
+            print(json.dumps({"event": event_id, "run_id": None, "declined_by": answer.by}))
+        else:
+            out.print(f"{answer.by} said no; no run is started for event {event_id}", soft_wrap=True)
+        return
+    run_id = eventloop.run(asked.approve(entry, history, answer.by, lambda text: out.print(text, soft_wrap=True)))
     if as_json:
-        print(json.dumps({"event": event_id, "run_id": run_id, "approved_by": approver}))
+        print(json.dumps({"event": event_id, "run_id": run_id, "approved_by": answer.by}))
     else:
-        out.print(f"{approver} approved; run {run_id}. Look at it: relight status {run_id}", soft_wrap=True)
-
-
-async def _approved(entry: Entry, history: History, approver: str) -> str:
-    loaded = rules.load_all()
-    inbox = Inbox(history.file)
-    warm = Warm(lambda text: out.print(text, soft_wrap=True))
-    one = Desk(inbox, history, loaded, warm.start)
-    try:
-        return await one.approved(entry, approver)
-    finally:
-        await asyncio.shield(warm.close())
-        await one.watches.aclose()
-        inbox.close()
+        out.print(f"{answer.by} approved; run {run_id}. Look at it: relight status {run_id}", soft_wrap=True)

@@ -22,7 +22,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 
-from flows import calls, catchup, deployments
+from flows import alert, calls, catchup, deployments
 from flows.engine import alive, flowruns, places
 from flows.intake.warm import Warm
 from tasks.errors import RelightError
@@ -60,6 +60,7 @@ class Poller:
     systems: tuple[str, ...]
     began: float | None = None
     warm: Warm = field(default_factory=lambda: Warm(_say))
+    asker: alert.Asker = field(default_factory=alert.Asker)
     _keys: dict[UUID, str] = field(default_factory=dict)
     _handing: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _register_at: float = 0.0
@@ -101,6 +102,8 @@ class Poller:
         if now >= self._watch_at:
             self._watch_at = now + WATCH_S
             await self._watch(client)
+            for deployment in [one for one, key in self._keys.items() if key == alert.DEPLOYMENT]:
+                await self.asker.look(client, deployment)
         self._told = ""
 
     async def _register(self, client: PrefectClient) -> None:

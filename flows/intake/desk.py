@@ -106,7 +106,7 @@ class Desk:
         return gates.judge(event, rule, loaded, facts)
 
     async def _act(self, entry: Entry, loaded: Loaded, rule: Rule, decision: Decision) -> None:
-        document, now = decision.document(), self.now()
+        document, now = {**decision.document(), "system": str(loaded.folder)}, self.now()
         if decision.outcome == "hold":
             again = now + timedelta(seconds=min(max(decision.again_s, 0.05), 60.0))
             await asyncio.wrap_future(_writing(self).hold(entry.id, document, again))

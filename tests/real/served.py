@@ -56,7 +56,9 @@ class Toy:
         (self.folder / "triggers.yaml").write_text(
             f"sources: {{{self.name}: {{source: alertmanager, unauthenticated: true}}}}\n"
             f"rules: [{{id: down, from: [{self.name}], match: {{alertname: down}}, site_label: site, run: alerted,"
-            " stage: auto}]\n"
+            " stage: auto},"
+            f" {{id: ask, from: [{self.name}], match: {{alertname: ask}}, site_label: site, run: alerted,"
+            " stage: approve}]\n"
             "gates: {quorum: 1, confirm: {for: 0s, probes: 0}, flap: {episodes: 1000}, fleet: {runs: 1000},"
             " cool_down: 0s, ready_within: 0s, drill_within: 0s,"
             f" references: ['{ADDRESS}:{port}']}}\n"

@@ -185,6 +185,65 @@ def test_an_alert_starts_its_run_also_while_prefects_server_hangs(serve: Serve, 
     assert serve.state_of(flow_run)[0] in ("COMPLETED", "FAILED")
 
 
+class Asked:
+    """The flow run that asks in the UI about an alert of the rule ``ask``, once its form is there."""
+
+    def __init__(self, serve: Serve, toy: Toy) -> None:
+        assert alert(serve, toy, "ask") == 202
+        self.serve = serve
+        self.event = until(lambda: next(e["id"] for e in self.events() if e["outcome"] == "ask"), 60)
+        body = {"flow_runs": {"name": {"any_": [f"alert-{self.event}"]}}}
+        self.flow_run = until(lambda: [r["id"] for r in serve.post("flow_runs/filter", body)], 60)[0]
+        until(self.paused, 60)
+        self.schema = serve.get(f"flow_runs/{self.flow_run}/input/{self.paused()}")
+
+    def events(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.serve.relight("inbox", "list", "--json").stdout))
+
+    def paused(self) -> str:
+        state = self.serve.get(f"flow_runs/{self.flow_run}")["state"]
+        return str((state["state_details"].get("run_input_keyset") or {}).get("schema", ""))
+
+    def outcome(self) -> dict[str, Any]:
+        return dict(json.loads(self.serve.relight("inbox", "show", str(self.event), "--json").stdout))
+
+    def resume(self, **given: str) -> None:
+        answer = self.serve.post(f"flow_runs/{self.flow_run}/resume", {"run_input": given})
+        assert answer["status"] == "ACCEPT", answer
+        self.ended()
+
+    def ended(self) -> None:
+        until(lambda: self.serve.state_of(self.flow_run)[0] == "COMPLETED", 60)
+
+
+def test_an_alert_that_waits_for_a_person_is_answered_in_the_ui(serve: Serve, module_toy: Toy) -> None:
+    module_toy.open_once()
+    before = serve.runs(module_toy.folder.name)
+    until(lambda: all(serve.records(f)[-1]["type"] == "run_ended" for f in before), 60)  # one run a system
+    yes = Asked(serve, module_toy)
+    assert yes.schema["properties"]["decision"]["enum"] == ["approve", "reject"]
+    yes.resume(decision="approve", name="dana")
+    folder = next(f for f in serve.runs(module_toy.folder.name) if f not in before)
+    assert serve.records(folder)[0]["cause"]["decision"]["approved_by"] == "dana"
+    assert yes.outcome()["run_id"] == folder.name
+    assert serve.state_of(yes.flow_run)[1] == f"dana approved; run {folder.name}"
+    until(lambda: serve.records(folder)[-1]["type"] == "run_ended", 60)
+
+    no = Asked(serve, module_toy)
+    no.resume(decision="reject", name="dana", comment="it is the cable")
+    assert (no.outcome()["outcome"], no.outcome()["run_id"]) == ("not approved", "")
+    assert no.outcome()["decision"]["why"] == "dana said no: it is the cable"
+
+    # answered elsewhere, the form goes
+    elsewhere = Asked(serve, module_toy)
+    assert serve.relight("approve", str(elsewhere.event), "--as", "bob", "--no").returncode == 0
+    elsewhere.ended()
+    assert "waits for nobody: not approved (bob said no)" in serve.state_of(elsewhere.flow_run)[1]
+    again = serve.relight("approve", str(elsewhere.event), "--as", "bob")
+    assert (again.returncode, "does not wait" in again.stderr) == (2, True)
+    assert serve.runs(module_toy.folder.name) == sorted([*before, folder])
+
+
 def test_readiness_says_of_each_step_what_is_so(serve: Serve, toy: Toy) -> None:
     options = {"system": str(toy.folder), "runbooks": ["gated"], "mode": "forced"}
     toy.open()
