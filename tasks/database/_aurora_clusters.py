@@ -16,7 +16,7 @@ from pydantic import Field
 
 from tasks.aws import Aws
 from tasks.contract import Surroundings
-from tasks.database._managed import READ_ONLY, Regional, Unit, must_be_ours
+from tasks.database._managed import READ_ONLY, Regional, Unit, must_be_ours, read_only_parameter
 from tasks.database._nodes import Address
 from tasks.database._rds_settings import DataNode, SqlAccess
 from tasks.errors import Rejected
@@ -136,12 +136,7 @@ class Clusters(Regional):
 
     async def set_read_only(self, unit: Unit, *, on: bool) -> None:
         """In the cluster's own parameter group. Raises Rejected for a default one, which cannot be changed."""
-        if unit.parameter_group.startswith("default."):
-            raise Rejected(
-                f"{unit.name} uses {unit.parameter_group}, which cannot be changed: give it a group of its own"
-            )
-        rds = await self._aws.client("rds", unit.region)
-        value = {"ParameterName": READ_ONLY, "ParameterValue": "1" if on else "0", "ApplyMethod": "immediate"}
+        rds, value = await self._aws.client("rds", unit.region), read_only_parameter(unit, on=on)
         await self._aws.call(
             f"{READ_ONLY} = {value['ParameterValue']} in {unit.parameter_group}",
             lambda: rds.modify_db_cluster_parameter_group(

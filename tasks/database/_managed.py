@@ -110,6 +110,13 @@ class ControlPlane(Protocol):
     async def aclose(self) -> None: ...
 
 
+def read_only_parameter(unit: Unit, *, on: bool) -> dict[str, str]:
+    """As a change of a parameter group takes it. Raises Rejected for a default group, which cannot be changed."""
+    if unit.parameter_group.startswith("default."):
+        raise Rejected(f"{unit.name} uses {unit.parameter_group}, which cannot be changed: give it a group of its own")
+    return {"ParameterName": READ_ONLY, "ParameterValue": "1" if on else "0", "ApplyMethod": "immediate"}
+
+
 class Regional:
     """Calls that are the same for an instance and for a cluster."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.aws import Aws
 from tasks.contract import Surroundings
-from tasks.database._managed import OWNER, READ_ONLY, Regional, Unit, must_be_ours
+from tasks.database._managed import OWNER, READ_ONLY, Regional, Unit, must_be_ours, read_only_parameter
 from tasks.database._rds_settings import RdsNode, RdsSettings
 from tasks.errors import Rejected
 from tasks.quotas import Allowance
@@ -65,12 +65,7 @@ class Instances(Regional):
 
     async def set_read_only(self, unit: Unit, *, on: bool) -> None:
         """In the instance's own parameter group. Raises Rejected for a default one, which cannot be changed."""
-        if unit.parameter_group.startswith("default."):
-            raise Rejected(
-                f"{unit.name} uses {unit.parameter_group}, which cannot be changed: give it a group of its own"
-            )
-        rds = await self._aws.client("rds", unit.region)
-        value = {"ParameterName": READ_ONLY, "ParameterValue": "1" if on else "0", "ApplyMethod": "immediate"}
+        rds, value = await self._aws.client("rds", unit.region), read_only_parameter(unit, on=on)
         await self._aws.call(
             f"{READ_ONLY} = {value['ParameterValue']} in {unit.parameter_group}",
             lambda: rds.modify_db_parameter_group(DBParameterGroupName=unit.parameter_group, Parameters=[value]),

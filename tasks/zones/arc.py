@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tasks.aws import Account, Aws
 from tasks.contract import Surroundings
 from tasks.errors import (
-    BadInput,
     EffectUnknown,
     NotYet,
     Rejected,
@@ -29,6 +28,7 @@ from tasks.errors import (
 )
 from tasks.variables import expand
 from tasks.zones._names import FullName, moved
+from tasks.zones._switches import Switch, Switches
 from tasks.zones.protocol import Flipping
 
 T = TypeVar("T")
@@ -45,13 +45,10 @@ class Endpoint(BaseModel):
     url: str
 
 
-class Control(BaseModel):
-    """A site's routing control, and what clients are led to while it is on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Control(Switch):
+    """A site's routing control."""
 
     arn: str = Field(pattern=r"^arn:aws[a-z-]*:route53-recovery-control::\d{12}:controlpanel/\w+/routingcontrol/\w+$")
-    reaches: tuple[str, ...] = Field(min_length=1)
 
 
 class ArcSettings(Account):
@@ -76,26 +73,18 @@ class ArcSettings(Account):
         return self
 
 
-class Arc:
+class Arc(Switches[Control]):
     """Fulfils ``tasks.zones.protocol.Switchboard``."""
 
     Settings: ClassVar[type[BaseModel]] = ArcSettings
 
     def __init__(self, settings: ArcSettings, around: Surroundings) -> None:
-        self._settings, self._component = settings, around.component
+        super().__init__(around.component, settings.names, settings.sites)
+        self._settings = settings
         self._aws = Aws(settings, around.component)
 
     async def aclose(self) -> None:
         await self._aws.aclose()
-
-    def sites(self) -> tuple[str, ...]:
-        return tuple(self._settings.sites)
-
-    def names(self) -> tuple[str, ...]:
-        return self._settings.names
-
-    def reached_at(self, site: str) -> tuple[str, ...]:
-        return tuple(expand(a) for a in self._control(site).reaches)
 
     def needs(self) -> tuple[str, ...]:
         return tuple(f"any one of {len(self._settings.endpoints)}: {e.region}" for e in self._settings.endpoints)
@@ -105,15 +94,14 @@ class Arc:
         return dict(zip(self._settings.sites, found, strict=True))
 
     async def flip(self, old: Mapping[str, bool], new: Mapping[str, bool], by: Flipping) -> None:
-        if not any(new.values()):
-            raise BadInput(f"{self._component}: refusing to turn every site off")
+        self.must_leave_one(new)
         now = await self.states()
         if now == new:
             return
         if now != old:
             raise moved(self._component, old, now)
         entries = [
-            {"RoutingControlArn": self._control(s).arn, "RoutingControlState": "On" if on else "Off"}
+            {"RoutingControlArn": self.switch(s).arn, "RoutingControlState": "On" if on else "Off"}
             for s, on in new.items()
         ]
         asked: dict[str, Any] = {"UpdateRoutingControlStateEntries": entries}
@@ -167,13 +155,6 @@ class Arc:
                 if not left:
                     raise unknown or e from e
         raise AssertionError("the last endpoint answers or raises")
-
-    def _control(self, site: str) -> Control:
-        try:
-            return self._settings.sites[site]
-        except KeyError:
-            known = ", ".join(self.sites())
-            raise BadInput(f"{self._component} has no switch for site {site!r}; it has {known}") from None
 
 
 PROVIDER = Arc

@@ -17,13 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from tasks.aws import Account, Aws
 from tasks.contract import Surroundings
-from tasks.errors import BadInput, EffectUnknown, LeaseHeld, LostCompare, Rejected, RelightError, Unreachable
-from tasks.variables import expand
+from tasks.errors import EffectUnknown, LeaseHeld, LostCompare, Rejected, RelightError, Unreachable
 from tasks.zones._names import FullName, moved
+from tasks.zones._switches import Switch, Switches
 from tasks.zones.protocol import Flipping
 
 _TEXT = re.compile(r"state=(on|off) epoch=(\d{1,18}) owner=relight\n?", re.ASCII)
@@ -32,15 +32,12 @@ _LOST = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 """Codes of a conditional write that found another object than it was told (S3 API reference, PutObject)."""
 
 
-class SwitchObject(BaseModel):
-    """A site's object, and what clients are led to while it says on. ``region``: the bucket's, not the site's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class SwitchObject(Switch):
+    """A site's object. ``region``: the bucket's, not the site's."""
 
     region: str
     bucket: str = Field(min_length=3)
     key: str = Field(min_length=1)
-    reaches: tuple[str, ...] = Field(min_length=1)
 
 
 class FlipSettings(Account):
@@ -51,45 +48,36 @@ class FlipSettings(Account):
 
 
 @dataclass(frozen=True)
-class _Switch:
+class _Seen:
     on: bool
     epoch: int | None
     etag: str | None
     """None: there is no object yet, which a health check takes for off."""
 
 
-class HealthFlip:
+class HealthFlip(Switches[SwitchObject]):
     """Fulfils ``tasks.zones.protocol.Switchboard``."""
 
     Settings: ClassVar[type[BaseModel]] = FlipSettings
 
     def __init__(self, settings: FlipSettings, around: Surroundings) -> None:
-        self._settings, self._component = settings, around.component
+        super().__init__(around.component, settings.names, settings.sites)
+        self._settings = settings
         self._aws = Aws(settings, around.component)
 
     async def aclose(self) -> None:
         await self._aws.aclose()
 
-    def sites(self) -> tuple[str, ...]:
-        return tuple(self._settings.sites)
-
-    def names(self) -> tuple[str, ...]:
-        return self._settings.names
-
-    def reached_at(self, site: str) -> tuple[str, ...]:
-        return tuple(expand(a) for a in self._object(site).reaches)
-
     def needs(self) -> tuple[str, ...]:
         return tuple(f"s3 in {o.region} for {site}" for site, o in self._settings.sites.items())
 
     async def states(self) -> Mapping[str, bool]:
-        return {site: switch.on for site, switch in (await self._switches()).items()}
+        return {site: switch.on for site, switch in (await self._all()).items()}
 
     async def flip(self, old: Mapping[str, bool], new: Mapping[str, bool], by: Flipping) -> None:
         """What is to be on first, then what is to be off: in between both are, and never none."""
-        if not any(new.values()):
-            raise BadInput(f"{self._component}: refusing to turn every site off")
-        now = await self._switches()
+        self.must_leave_one(new)
+        now = await self._all()
         newest = max((s.epoch for s in now.values() if s.epoch is not None), default=None)
         if newest is not None and newest > by.epoch:
             raise _newer(self._component, newest, by.epoch)
@@ -100,12 +88,12 @@ class HealthFlip:
             sites = [s for s, on in new.items() if on is wanted and now[s].on != on]
             await asyncio.gather(*(self._put(s, now[s], by.epoch, on=wanted) for s in sites))
 
-    async def _switches(self) -> dict[str, _Switch]:
+    async def _all(self) -> dict[str, _Seen]:
         found = await asyncio.gather(*(self._get(s) for s in self._settings.sites))
         return dict(zip(self._settings.sites, found, strict=True))
 
-    async def _get(self, site: str) -> _Switch:
-        place = self._object(site)
+    async def _get(self, site: str) -> _Seen:
+        place = self.switch(site)
         client = await self._aws.client("s3", place.region)
 
         def read() -> tuple[str, str]:
@@ -117,7 +105,7 @@ class HealthFlip:
             text, etag = await self._aws.call(f"reading the switch of {site}", read)
         except Rejected as e:
             if e.facts.get("code") == "NoSuchKey":
-                return _Switch(on=False, epoch=None, etag=None)
+                return _Seen(on=False, epoch=None, etag=None)
             raise
         match = _TEXT.fullmatch(text)
         if match is None:
@@ -125,10 +113,10 @@ class HealthFlip:
                 f"{self._component}: s3://{place.bucket}/{place.key} is no switch of relight: expected"
                 f' "state=on epoch=N owner=relight", found {text[:60]!r}. It is left alone; find out whose it is.'
             )
-        return _Switch(on=match[1] == "on", epoch=int(match[2]), etag=etag)
+        return _Seen(on=match[1] == "on", epoch=int(match[2]), etag=etag)
 
-    async def _put(self, site: str, seen: _Switch, epoch: int, *, on: bool) -> None:
-        place = self._object(site)
+    async def _put(self, site: str, seen: _Seen, epoch: int, *, on: bool) -> None:
+        place = self.switch(site)
         client = await self._aws.client("s3", place.region)
         only: dict[str, Any] = {"IfMatch": seen.etag} if seen.etag else {"IfNoneMatch": "*"}
         body = f"state={'on' if on else 'off'} epoch={epoch} owner=relight\n".encode()
@@ -158,13 +146,6 @@ class HealthFlip:
         if isinstance(e, EffectUnknown):
             raise e
         raise LostCompare(f"{self._component}: somebody else wrote the switch of {site}: it is {now}") from e
-
-    def _object(self, site: str) -> SwitchObject:
-        try:
-            return self._settings.sites[site]
-        except KeyError:
-            known = ", ".join(self.sites())
-            raise BadInput(f"{self._component} has no switch for site {site!r}; it has {known}") from None
 
 
 def _newer(component: str, theirs: int, epoch: int) -> LeaseHeld:
