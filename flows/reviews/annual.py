@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from flows.engine import readiness, readyfile
 from flows.engine.providers import Components
 from flows.engine.system import Component, LoadedSystem, System
-from flows.reviews import looking
+from flows.reviews import dbroles, looking
 from flows.reviews.finding import Finding, Review, Severity, Table, ordered
 from flows.reviews.looking import EndOfLife, Ran
 from tasks.capacity.protocol import Capacity
@@ -38,6 +38,8 @@ async def review(loaded: LoadedSystem, components: Components, clock: Clock, _wi
     findings += await _ports(system)
     findings += secrets(system, now)
     findings += await _backups(components, now)
+    unused, roles = await dbroles.audit(loaded, components, now)
+    findings += unused
     practised, unproven = practice(system.system, readiness.runbooks_of(loaded.document.file), now)
     findings += unproven
     tables = (
@@ -45,12 +47,13 @@ async def review(loaded: LoadedSystem, components: Components, clock: Clock, _wi
         Table("Versions", ("what", "version", "security fixes until"), tuple(versions)),
         Table("Runbooks", ("runbook", "last success", "last drill", "last readiness check"), tuple(practised)),
         Table("Certificates", ("endpoint", "valid until"), tuple(certificates), (), _none(certificates)),
+        dbroles.table(roles),
     )
     facts = {
         "Sites": ", ".join(f"{n}{f' ({s.region})' if s.region else ''}" for n, s in system.sites.items()),
         "Components": str(len(system.components)),
         "Objectives": ", ".join(f"{n} {int(o.rto // 60)}m" for n, o in system.objectives.items() if o.rto is not None),
-        "Not looked at": "permissions that nobody uses: compare deployments/iam with the access advisor of your cloud",
+        "Not looked at": "resource policies, and which single permission of another principal is used",
     }
     return Review("annual", system.system, now, ordered(findings), facts, tables)
 
