@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from flows.engine import readiness, readyfile
 from flows.engine.providers import Components
 from flows.engine.system import Component, LoadedSystem, System
-from flows.reviews import dbroles, looking
+from flows.reviews import awsusers, dbroles, looking
 from flows.reviews.finding import Finding, Review, Severity, Table, ordered
 from flows.reviews.looking import EndOfLife, Ran
 from tasks.capacity.protocol import Capacity
@@ -40,6 +40,7 @@ async def review(loaded: LoadedSystem, components: Components, clock: Clock, _wi
     findings += await _backups(components, now)
     unused, roles = await dbroles.audit(loaded, components, now)
     findings += unused
+    findings += await awsusers.audit(loaded, clock, now)
     practised, unproven = practice(system.system, readiness.runbooks_of(loaded.document.file), now)
     findings += unproven
     tables = (
