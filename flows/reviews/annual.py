@@ -54,7 +54,7 @@ async def review(loaded: LoadedSystem, components: Components, clock: Clock, _wi
         "Sites": ", ".join(f"{n}{f' ({s.region})' if s.region else ''}" for n, s in system.sites.items()),
         "Components": str(len(system.components)),
         "Objectives": ", ".join(f"{n} {int(o.rto // 60)}m" for n, o in system.objectives.items() if o.rto is not None),
-        "Not looked at": "resource policies, and which single permission of another principal is used",
+        "Not looked at": "policies of resources, and which single permissions other users and roles than relight's use",
     }
     return Review("annual", system.system, now, ordered(findings), facts, tables)
 
