@@ -32,9 +32,13 @@ ALLOW = f"allow what deployments/iam/{OWN}.json says; it only reads"
 
 @dataclass(frozen=True)
 class Needs:
-    """What the components that use one profile may need. ``actions``: by ``policies``, files of ``deployments/iam``."""
+    """What the components that use one profile may need. ``actions``: by ``policies``, files of ``deployments/iam``.
+
+    ``timeout_s``: the longest of these components'.
+    """
 
     profile: str | None
+    timeout_s: float
     actions: frozenset[str]
     policies: tuple[str, ...]
 
@@ -42,16 +46,19 @@ class Needs:
 def needs(loaded: LoadedSystem) -> tuple[Needs, ...]:
     """One for each profile of the system's components on AWS, in the order of the file; none without any."""
     profiles: dict[str | None, set[str]] = {}
+    timeouts: dict[str | None, float] = {}
     for name, settings in loaded.settings.items():
         if any(c.__module__ == "tasks.aws" for c in type(settings).__mro__):
-            profiles.setdefault(getattr(settings, "profile", None), set()).add(loaded.system.components[name].provider)
+            profile, timeout_s = getattr(settings, "profile", None), getattr(settings, "timeout", 0.0)
+            profiles.setdefault(profile, set()).add(loaded.system.components[name].provider)
+            timeouts[profile] = max(timeout_s, timeouts.get(profile, 0.0))
     secret = any(
         t.startswith("aws-secret:") for c in loaded.system.components.values() for t in looking.texts(c.settings)
     )
     found = []
     for profile, providers in profiles.items():
         names = sorted(providers | {OWN} | ({"aws-secret"} if secret else set()))
-        found.append(Needs(profile, frozenset(a for n in names for a in _allowed(n)), tuple(names)))
+        found.append(Needs(profile, timeouts[profile], frozenset(a for n in names for a in _allowed(n)), tuple(names)))
     return tuple(found)
 
 
@@ -74,7 +81,7 @@ async def audit(loaded: LoadedSystem, clock: Clock, now: datetime) -> list[Findi
     regions = tuple(dict.fromkeys(s.region for s in loaded.system.sites.values() if s.region)) or ("us-east-1",)
     findings: list[Finding] = []
     for one in asked:
-        iam = Iam(Aws(Account(profile=one.profile), "the audit"), regions, clock)
+        iam = Iam(Aws(Account(profile=one.profile, timeout=one.timeout_s), "the audit"), regions, clock)
         try:
             findings += await _account(iam, one, now)
         finally:

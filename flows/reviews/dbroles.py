@@ -117,17 +117,25 @@ def _unknown(name: str, why: str) -> Finding:
 
 
 def _row(seen: Seen, role: Role) -> tuple[str, ...]:
-    may = ", ".join((*(p.lower() for p in role.powers), *(f"member of {m}" for m in role.member_of)))
-    holds = f"owns {role.owns}, {role.granted} grants"
-    named = "yes" if role.name in seen.named else "no"
-    return (role.name, "yes" if role.login else "no", may or "-", holds, named, seen.use(role) if role.login else "-")
+    nodes = len(seen.views)
+    used = f"now at {len(seen.connected(role))} of {nodes}, counted at {len(seen.counted(role))}"
+    return (
+        role.name,
+        "yes" if role.login else "no",
+        ", ".join(p.lower() for p in role.powers) or "-",
+        ", ".join(role.member_of) or "-",
+        str(role.owns),
+        str(role.granted),
+        "yes" if role.name in seen.named else "no",
+        used if role.login else "-",
+    )
 
 
 def table(rows: list[tuple[str, ...]]) -> Table:
     """Every role, for the appendix."""
     note = "" if rows else "No database told its roles."
-    columns = ("role", "may log in", "may", "holds", "in the system file", "seen")
-    return Table("Roles of the databases", columns, tuple(rows), (), note)
+    columns = ("role", "logs in", "powers", "member of", "owns", "grants", "named", "seen")
+    return Table("Roles of the databases", columns, tuple(rows), (4, 5), note)
 
 
 def judge(seen: Seen, now: datetime) -> Iterator[Finding]:

@@ -66,7 +66,7 @@ def system(provider="zones.route53"):
     component = SimpleNamespace(provider=provider, settings={"zone": "venue.example"})
     sites = {name: SimpleNamespace(region=region) for name, region in (("w", "eu-west-1"), ("e", "eu-central-1"))}
     return SimpleNamespace(
-        settings={"dns": Account(timeout=5.0)}, system=SimpleNamespace(components={"dns": component}, sites=sites)
+        settings={"dns": Account(timeout=30.0)}, system=SimpleNamespace(components={"dns": component}, sites=sites)
     )
 
 
