@@ -10,7 +10,7 @@ import json
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flows.engine import places
 from flows.engine.system import LoadedSystem
@@ -48,7 +48,7 @@ def needs(loaded: LoadedSystem) -> tuple[Needs, ...]:
     profiles: dict[str | None, set[str]] = {}
     timeouts: dict[str | None, float] = {}
     for name, settings in loaded.settings.items():
-        if any(c.__module__ == "tasks.aws" for c in type(settings).__mro__):
+        if _of_aws(settings):
             profile, timeout_s = getattr(settings, "profile", None), getattr(settings, "timeout", 0.0)
             profiles.setdefault(profile, set()).add(loaded.system.components[name].provider)
             timeouts[profile] = max(timeout_s, timeouts.get(profile, 0.0))
@@ -60,6 +60,14 @@ def needs(loaded: LoadedSystem) -> tuple[Needs, ...]:
         names = sorted(providers | {OWN} | ({"aws-secret"} if secret else set()))
         found.append(Needs(profile, timeouts[profile], frozenset(a for n in names for a in _allowed(n)), tuple(names)))
     return tuple(found)
+
+
+def _of_aws(settings: Any) -> bool:
+    """Does its provider call AWS by a profile or boto3's own credentials? A store with keys of its own does not."""
+    if any(c.__module__ == "tasks.aws" for c in type(settings).__mro__):
+        return True
+    buckets = getattr(settings, "sites", {}) if getattr(settings, "access_key", "none") is None else {}
+    return any(getattr(b, "endpoint", "none") is None for b in buckets.values())
 
 
 def _allowed(policy: str) -> Iterator[str]:

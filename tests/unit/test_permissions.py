@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import BaseModel
 
-from flows.reviews import dbroles
+from flows.engine import places, system
+from flows.reviews import awsusers, dbroles
 from flows.reviews.dbroles import Seen
 from tasks.database._accounts import Accounts, Role
 
@@ -128,3 +129,11 @@ class Settings(BaseModel):
 
 def test_the_roles_of_the_system_file_are_found_by_their_keys_also_where_they_are_defaults():
     assert set(dbroles.named_roles(Settings())) == {"relight", "replicator", "app"}
+
+
+def test_what_relight_needs_of_aws_is_of_the_components_that_call_it():
+    """A bucket without keys of its own is asked with the same credentials; the lab's has keys, and is no AWS."""
+    (needed,) = awsusers.needs(system.load(places.system_file("event-venue")))
+    assert {"aws-iam", "aws-secret", "database.rds", "storage.s3", "zones.route53"} <= set(needed.policies)
+    assert {"s3:ListBucket", "rds:PromoteReadReplica"} <= needed.actions
+    assert awsusers.needs(system.load(places.system_file("lab"))) == ()
