@@ -22,6 +22,11 @@ HOST = "127.0.0.1"
 KEY = ec.generate_private_key(ec.SECP256R1())
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    monkeypatch.setattr(looking, "CONNECT_S", 60.0)
+
+
 def made(days, *names):
     """A certificate that ends so many days from now, for ``names`` (addresses too)."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])  # which counts for nothing any more
