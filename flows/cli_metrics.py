@@ -14,7 +14,7 @@ from rich.text import Text
 
 from flows import cli_intake
 from flows.cli_read import JsonOption, SystemOption
-from flows.engine import alertrules, costs, evaluation, eventloop, places, report, roles, runcost, system
+from flows.engine import alertrules, costs, drillcosts, evaluation, eventloop, places, report, roles, runcost, system
 from flows.engine.evaluation import Judged
 from flows.engine.providers import Components
 from flows.engine.system import LoadedSystem
@@ -107,16 +107,22 @@ def cost(
     run_id: Annotated[
         str | None, typer.Option("--run", help="A run id, or `last`: what this run or drill cost, instead.")
     ] = None,
+    drills: Annotated[bool, typer.Option("--drills", help="What each drill cost, instead.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what the system costs by component, what its standby buys, and what must not be on spot; or what a run cost.
 
     A run's cost comes from `cost_monitoring.prices` of the system file; what has no price is unknown.
 
-    Exit 1 when a finding is critical. Each call of AWS's Cost Explorer costs 0.01 USD.
+    Exit 1 when a finding is critical. Each call of AWS's Cost Explorer costs 0.01 USD; --run and --drills call nobody.
 
-    Example: `relight cost --system shop --standby south`
+    Example: `relight cost --system shop --standby south`, `relight cost --system lab --drills`
     """
+    if drills and run_id is not None:
+        raise BadInput("--drills is of every drill and --run of one run; say one of them")
+    if drills:
+        _drill_costs(_load(system_name), as_json=as_json)
+        return
     if run_id is not None:
         _run_cost(_load(system_name), run_id, as_json=as_json)
         return
@@ -139,6 +145,30 @@ def _run_cost(loaded: LoadedSystem, run_id: str, *, as_json: bool) -> None:
         print(json.dumps({"run_id": result.run_id, "runbook": result.runbook, **made}, indent=2))
     else:
         out.print("\n".join(report.cost_lines(made)[3:]), soft_wrap=True)
+
+
+def _drill_costs(loaded: LoadedSystem, *, as_json: bool) -> None:
+    costs_of = loaded.system.cost_monitoring
+    made = drillcosts.listed(loaded.system.system, costs_of.prices if costs_of else None)
+    if as_json:
+        print(json.dumps(made.as_json(), indent=2))
+        return
+    if made.drills:
+        table = Table(box=None, pad_edge=False)
+        for name in ("began", "run", "runbook", "by", "verdict", "USD", "USD/h until ended"):
+            table.add_column(name, justify="right" if name[0] == "U" else "left", no_wrap=name != "run")
+        for d in made.drills:
+            usd = "unknown" if d.cost["usd"] is None else f"{d.cost['usd']:.4f}"
+            more = f"{d.goes_on_usd_h:.4f}" if d.goes_on_usd_h else ""
+            table.add_row(d.started_at[:16].replace("T", " "), d.run_id, d.runbook, d.trigger, d.verdict, usd, more)
+        out.print(table)
+    for run, why in made.unread.items():
+        out.print(Text(f"unknown  the journal of run {run} was not read: {why}", COLOURS["unknown"]), soft_wrap=True)
+    total = f"{made.known_usd:.4f} USD" if made.usd is not None else f"unknown, {made.known_usd:.4f} USD of it known"
+    count = f"{len(made.drills)} drill{'' if len(made.drills) == 1 else 's'}"
+    out.print(Text(f"{count} in this state folder; in all: {total}", "bold"), soft_wrap=True)
+    for why in dict.fromkeys(x["why"] for d in made.drills for x in d.cost["lines"] if x["usd"] is None):
+        out.print(Text(f"unknown because {why}", COLOURS["unknown"]), soft_wrap=True)
 
 
 async def _costs(loaded: LoadedSystem, standby: str | None, days: int) -> costs.CostReport:

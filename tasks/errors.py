@@ -68,6 +68,10 @@ class EffectUnknown(RelightError):
     state_known = False
 
 
+class Breached(RelightError):
+    """A check measured something beyond its limit, as it was to find out: the run failed; nothing was refused."""
+
+
 class SafetyRefusal(RelightError):
     """A safety rule said no. Going on could make the outage worse; a person has to decide."""
 

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from flows.engine import readiness, readyfile
 from flows.engine.providers import Components
 from flows.engine.system import Component, LoadedSystem, System
-from flows.reviews import looking
+from flows.reviews import awsusers, dbroles, looking
 from flows.reviews.finding import Finding, Review, Severity, Table, ordered
-from flows.reviews.looking import EndOfLife, Ran
+from flows.reviews.looking import Certificate, EndOfLife, Ran
 from tasks.capacity.protocol import Capacity
 from tasks.clock import Clock
 from tasks.database._workload import Reviewed
@@ -38,6 +38,9 @@ async def review(loaded: LoadedSystem, components: Components, clock: Clock, _wi
     findings += await _ports(system)
     findings += secrets(system, now)
     findings += await _backups(components, now)
+    unused, roles = await dbroles.audit(loaded, components, now)
+    findings += unused
+    findings += await awsusers.audit(loaded, clock, now)
     practised, unproven = practice(system.system, readiness.runbooks_of(loaded.document.file), now)
     findings += unproven
     tables = (
@@ -45,12 +48,13 @@ async def review(loaded: LoadedSystem, components: Components, clock: Clock, _wi
         Table("Versions", ("what", "version", "security fixes until"), tuple(versions)),
         Table("Runbooks", ("runbook", "last success", "last drill", "last readiness check"), tuple(practised)),
         Table("Certificates", ("endpoint", "valid until"), tuple(certificates), (), _none(certificates)),
+        dbroles.table(roles),
     )
     facts = {
         "Sites": ", ".join(f"{n}{f' ({s.region})' if s.region else ''}" for n, s in system.sites.items()),
         "Components": str(len(system.components)),
         "Objectives": ", ".join(f"{n} {int(o.rto // 60)}m" for n, o in system.objectives.items() if o.rto is not None),
-        "Not looked at": "permissions that nobody uses: compare deployments/iam with the access advisor of your cloud",
+        "Not looked at": "policies of resources, and which single permissions other users and roles than relight's use",
     }
     return Review("annual", system.system, now, ordered(findings), facts, tables)
 
@@ -187,26 +191,32 @@ async def _certificates(system: System, now: datetime) -> tuple[list[tuple[str, 
         (host, port) for c in system.components.values() for host, port, tls in looking.endpoints(c.settings) if tls
     }
     ordered_places = sorted(places)
-    ends = await asyncio.gather(*(looking.certificate(host, port) for host, port in ordered_places))
+    served = await asyncio.gather(*(looking.certificate(host, port) for host, port in ordered_places))
     rows: list[tuple[str, ...]] = []
     findings: list[Finding] = []
-    for (host, port), end in zip(ordered_places, ends, strict=True):
+    for (host, port), found in zip(ordered_places, served, strict=True):
         key, where = f"certificate {host}:{port}", f"{host}:{port}"
-        rows.append((where, end if isinstance(end, str) else end.date().isoformat()))
-        if isinstance(end, str):
-            findings.append(Finding(key, "unknown", f"the certificate of {where} could not be seen", end))
-        elif end - now < CERTIFICATE:
-            severity: Severity = "critical" if end - now < CERTIFICATE_BAD else "warning"
-            findings.append(
-                Finding(
-                    key,
-                    severity,
-                    f"the certificate of {where} ends on {end.date()}",
-                    f"{(end - now).days} days are left",
-                    "renew it, and find out why nothing renewed it by itself",
-                )
-            )
+        rows.append((where, found if isinstance(found, str) else found.end.date().isoformat()))
+        if isinstance(found, str):
+            findings.append(Finding(key, "unknown", f"the certificate of {where} could not be seen", found))
+        else:
+            findings += _certificate(key, host, where, found, now)
     return rows, findings
+
+
+def _certificate(key: str, host: str, where: str, found: Certificate, now: datetime) -> Iterator[Finding]:
+    left = found.end - now
+    if left < CERTIFICATE:
+        severity: Severity = "critical" if left < CERTIFICATE_BAD else "warning"
+        over = left < timedelta(0)
+        text = f"the certificate of {where} end{'ed' if over else 's'} on {found.end.date()}"
+        evidence = f"{(-left).days} days ago" if over else f"{left.days} days are left"
+        yield Finding(key, severity, text, evidence, "renew it, and find out why nothing renewed it by itself")
+    if not found.fits:
+        names = ", ".join(found.names) or "nobody"
+        text = f"the certificate of {where} is not for {host}"
+        fix = f"issue it for {host} too, or write the name that clients use into the system file"
+        yield Finding(f"{key} name", "warning", text, f"it is for {names}; who checks names is turned away", fix)
 
 
 async def _ports(system: System) -> list[Finding]:

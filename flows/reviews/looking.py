@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import ssl
 import stat
@@ -85,8 +86,33 @@ def endpoints(settings: Any) -> Iterator[tuple[str, int, bool]]:
                 yield host, int(port), False
 
 
-async def certificate(host: str, port: int) -> datetime | str:
-    """When the certificate served there ends, or why that cannot be told. Whom it is from is not judged here."""
+@dataclass(frozen=True)
+class Certificate:
+    """``end``: of its validity. ``names``: whom it is for. ``fits``: the host that was asked is one of them."""
+
+    end: datetime
+    names: tuple[str, ...]
+    fits: bool
+
+
+def read_certificate(der: bytes, host: str) -> Certificate:
+    """Only subject alternative names count, and ``*`` is one whole label, the first (RFC 9525, 6.3 and 6.4)."""
+    found = x509.load_der_x509_certificate(der)
+    try:
+        others = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return Certificate(found.not_valid_after_utc, (), fits=False)
+    names = [n.lower() for n in others.get_values_for_type(x509.DNSName)]
+    addresses = [str(a) for a in others.get_values_for_type(x509.IPAddress)]
+    asked = host.lower().rstrip(".")
+    with contextlib.suppress(ValueError):
+        asked = str(ipaddress.ip_address(asked))
+    fits = asked in addresses or asked in names or f"*.{asked.partition('.')[2]}" in names
+    return Certificate(found.not_valid_after_utc, (*names, *addresses), fits)
+
+
+async def certificate(host: str, port: int) -> Certificate | str:
+    """The certificate served there, or why it cannot be told. Whom it is from is not judged here."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -96,7 +122,7 @@ async def certificate(host: str, port: int) -> datetime | str:
         return f"no TLS connection: {str(e) or type(e).__name__}"
     try:
         der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        return x509.load_der_x509_certificate(der).not_valid_after_utc
+        return read_certificate(der, host)
     finally:
         writer.close()
 

@@ -1,4 +1,4 @@
-"""What PostgreSQL says of its work. Fulfils ``tasks.database._workload.Reviewed``.
+"""What PostgreSQL says of its work. Fulfils ``tasks.database._workload.Reviewed`` and ``_accounts.Accounted``.
 
 Relied on (PostgreSQL manual): ``EXPLAIN`` without ``ANALYZE`` executes nothing; a prepared statement under
 ``plan_cache_mode = force_generic_plan`` shows the plan that does not look at parameters (also before 16, whose
@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
+from tasks.database import _accounts
 from tasks.database import _workload_sql as queries
 from tasks.database._reading import Reading, one
 from tasks.database._session import Broken, Connection, Row, ask, said
@@ -46,6 +47,13 @@ class Reviewing(Reading):
             return _workload(node, server, since, (statements, tables, indexes), missing)
 
         return await self._ask(node, work, timeout_s=10 * self._settings.query_timeout)
+
+    async def accounts(self, node: str) -> _accounts.Accounts:
+        async def work(connection: Connection) -> _accounts.Accounts:
+            await connection.execute(_timeout("statement_timeout", self._settings.query_timeout))
+            return await _accounts.read(connection, node)
+
+        return await self._ask(node, work, timeout_s=3 * self._settings.query_timeout)
 
     async def plan(self, node: str, statement: str) -> dict[str, Any]:
         async def work(connection: Connection) -> dict[str, Any]:

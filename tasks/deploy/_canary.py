@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from tasks.contract import Facts
 from tasks.deploy._compare import Compared, compare, show
 from tasks.deploy._roll import Site
-from tasks.errors import BadInput, LeaseHeld, NotYet, RelightError, SafetyRefusal, UnhealthyTarget, Unreachable
+from tasks.errors import BadInput, Breached, LeaseHeld, NotYet, RelightError, SafetyRefusal, Unreachable
 from tasks.metrics.protocol import Requests, Served
 from tasks.traffic._pool import serves
 from tasks.traffic.protocol import TAKES
@@ -56,7 +56,7 @@ class Trial:
 
     async def run(self) -> Facts:
         """The comparison. Everything is as before afterwards, whatever came out; what was worse is raised as
-        UnhealthyTarget, not enough data as NotYet, and how long going back took is in the error's facts.
+        Breached, not enough data as NotYet, and how long going back took is in the error's facts.
         """
         ctx = self.site.ctx
         if ctx.intended:
@@ -67,7 +67,7 @@ class Trial:
             share = await self._begin(name)
             found = await self._compared(name)
             if found.worse:
-                raise UnhealthyTarget(
+                raise Breached(
                     f"canary {name} on release {self.version} is worse in {' and '.join(found.worse)}: {found}",
                     **found.facts(),
                 )

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam
 from tasks.deploy.protocol import Load, Loaded, LoadTests
-from tasks.errors import NotYet, SafetyRefusal, UnhealthyTarget
+from tasks.errors import Breached, NotYet, SafetyRefusal
 from tasks.quantities import Duration, ThresholdText, show_duration
 
 
@@ -60,7 +60,7 @@ class LoadTest(Action):
         if found.p95_s >= float(self.p95.value):
             worse.append(f"p95 not below {show_duration(float(self.p95.value))}")
         if worse:
-            raise UnhealthyTarget(f"{ctx.site(self.site)} does not bear the load: {', '.join(worse)} ({said})", **facts)
+            raise Breached(f"{ctx.site(self.site)} does not bear the load: {', '.join(worse)} ({said})", **facts)
         return {**facts, "said": said}
 
     async def confirm(self, ctx: Context) -> Observation:

@@ -129,7 +129,7 @@ class Canary(_AtSite):
     the requests by its weight. Errors are compared by Fisher's exact test and latencies, which are counts in buckets,
     by Wilcoxon's rank sum, both one-sided (``tasks/deploy/_compare.py`` says why, and the sources). Everything is as
     before afterwards, also the link that servers start from: a canary changes no other server. One that is worse fails
-    the step (UnhealthyTarget), and so does not enough data (NotYet).
+    the step (Breached), and so does not enough data (NotYet).
     """
 
     share: Percent = Field(default=20.0, gt=0, le=50, description="Of the site's requests.")

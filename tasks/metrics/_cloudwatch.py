@@ -42,6 +42,12 @@ class Formula(BaseModel):
         total = self.scale * sum(added) / (over or 1.0)
         return self.offset + (total / period_s if self.per_second else total)
 
+    def of_requests(self) -> str:
+        """The metric of a load balancer that it needs and that is only published while there are requests; or empty."""
+        needed = [s for s in self.add if not s.absent_is_zero] + ([self.over] if self.over else [])
+        balancer = (s.name for s in needed if s.namespace == "AWS/ApplicationELB")
+        return next((n for n in balancer if n in ("RequestCount", "TargetResponseTime")), "")
+
     def expression(self) -> str:
         """Metric math over ids ``a0``, ``a1`` … and ``o``."""
         terms = [f"FILL(a{i},0)" if s.absent_is_zero else f"a{i}" for i, s in enumerate(self.add)]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam
-from tasks.errors import NotYet, UnhealthyTarget
+from tasks.errors import Breached, NotYet
 from tasks.metrics.protocol import Metrics, Reading, known_names, metric
 from tasks.quantities import Duration, ThresholdText, show_duration
 from tasks.waiting import until
@@ -39,7 +39,7 @@ class Within(Action):
 
     Right after a change say ``over``: a rate or quantile over the source's own window is still mostly of before it.
     A value that is known and not below for ``breach_after``, all of it since the step began, fails at once
-    (UnhealthyTarget), so that going back does not wait for the time-out.
+    (Breached), so that going back does not wait for the time-out.
     ``observe`` looks once, and never holds: only the step itself, which looks until the value was below for the whole
     time without a break, can tell.
     """
@@ -119,13 +119,13 @@ class Within(Action):
         return Observation(holds=self._passes(reading), summary=self._say(reading), facts={"reading": facts(reading)})
 
     def _judge(self, breach: _Breach, reading: Reading, asked_s: float) -> None:
-        """Of a look that did not pass. Raises UnhealthyTarget for a clear breach; what is unknown is none."""
+        """Of a look that did not pass. Raises Breached for a clear breach; what is unknown is none."""
         if not reading.known:
             breach.ends()
             return
         lasts_s = breach.lasts_s(asked_s, reading.reach_s if self.over is None else self.over)
         if lasts_s >= self._breach_after_s:
-            raise UnhealthyTarget(
+            raise Breached(
                 f"{self._say(reading)}, for {show_duration(lasts_s)} without a break since this step began; after"
                 f" {show_duration(self._breach_after_s)} that is a breach, and it is not waited for any longer",
                 reading=facts(reading),

@@ -21,6 +21,7 @@ from tasks.metrics._alarming import Alarming, CloudWatchSettings
 from tasks.metrics._alarms import Alarm, keep, request
 from tasks.metrics._cloudwatch import Formula, Stat, formulas
 from tasks.metrics.protocol import CATALOGUE, Reading, Series, metric, unknown
+from tasks.quantities import show_duration
 
 Samples = dict[datetime, float]
 
@@ -68,13 +69,17 @@ class CloudWatch(Alarming):
                 0
             ]
         query = formula.expression()
+        window_s = 2 * self._settings.stale_after + 2 * period_s
         try:
             # far enough back that a sample which is too old is told from none at all
-            samples = await self._computed(site, formula, 2 * self._settings.stale_after + 2 * period_s, period_s)
+            samples = await self._computed(site, formula, window_s, period_s)
         except (Unreachable, NotYet) as e:
             return unknown(name, (site,), "no-answer", e.message, query)[0]
         if not samples:
             why = "CloudWatch has no sample of every part of it"
+            if counted := formula.of_requests():
+                why = f"no requests in the last {show_duration(window_s)}, or a load balancer of another name: only for"
+                why += f" requests does CloudWatch have {counted}, and it has none"
             return unknown(name, (site,), "no-data", why, query)[0]
         at = max(samples)
         if over_s is not None and at < self._around.clock.utc() - timedelta(seconds=over_s):

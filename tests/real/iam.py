@@ -95,7 +95,8 @@ def known_actions() -> frozenset[str]:
 
 
 SERVICES = (
-    "autoscaling", "ce", "cloudfront", "cloudwatch", "ec2", "elbv2", "rds", "route53", "route53-recovery-cluster",
-    "route53-recovery-control-config", "s3", "s3control", "secretsmanager", "service-quotas", "sns", "ssm", "sts",
+    "autoscaling", "ce", "cloudfront", "cloudwatch", "ec2", "elbv2", "iam", "rds", "route53",
+    "route53-recovery-cluster", "route53-recovery-control-config", "s3", "s3control", "secretsmanager",
+    "service-quotas", "sns", "ssm", "sts",
 )  # fmt: skip
 """Of boto3, those that relight's providers speak to."""

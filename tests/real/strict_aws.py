@@ -1,4 +1,4 @@
-"""moto's server with what it leaves out of ELBv2, Auto Scaling, CloudFront, S3, CloudWatch, SNS and more.
+"""moto's server with what it leaves out of ELBv2, Auto Scaling, CloudFront, S3, CloudWatch, SNS, IAM and more.
 
 A process of its own: ``python strict_aws.py HOST PORT``. Every difference from moto 5.2.5 is one class below, with the
 page of the API reference that documents the behaviour. ``POST /strict`` takes JSON: ``{"fault": {operation, kind,
@@ -28,6 +28,8 @@ from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult, EmptyResult
 from moto.elbv2.models import FakeHealthStatus, FakeTargetGroup
 from moto.elbv2.responses import ELBV2Response
+from moto.iam.models import IAMBackend
+from moto.iam.responses import IamResponse
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.s3.models import FakeKey
 from moto.s3.responses import S3Response
@@ -61,7 +63,12 @@ class State:
     """S3: "BUCKET/KEY" -> replication status; BUCKET alone for every other object of it."""
     pending: list[str] = field(default_factory=list)
     """SNS: endpoints that never confirmed their subscription."""
+    advisor: dict[str, str] | None = None
+    """IAM: service -> when the principal last asked it for something, "" for never; None: as moto, not implemented."""
+    root_keys: int = 0
+    """IAM: active access keys of the root user."""
     faults: list[dict[str, Any]] = field(default_factory=list)
+    looked: list[str] = field(default_factory=list)
     launching: dict[str, float] = field(default_factory=dict)
     activities: list[dict[str, Any]] = field(default_factory=list)
     refreshes: list[dict[str, Any]] = field(default_factory=list)
@@ -466,6 +473,46 @@ def list_subscriptions_by_topic(self: SNSResponse) -> ActionResult:
 
 
 SNSResponse.list_subscriptions_by_topic = list_subscriptions_by_topic
+
+
+# ---- IAM: the access advisor, made on request and in pages; the root user is in the credential report ----
+
+
+def generate_service_last_accessed_details(self: IamResponse) -> ActionResult:
+    if STATE.advisor is None:
+        raise NotImplementedError("The generate_service_last_accessed_details action has not been implemented")
+    return ActionResult({"JobId": f"job of {self._get_param('Arn')} to be looked at"})
+
+
+def get_service_last_accessed_details(self: IamResponse) -> ActionResult:
+    """IN_PROGRESS at the first look; then two pages, of which each has its own half of the services."""
+    job, begun = self._get_param("JobId"), {"JobType": "SERVICE_LEVEL", "JobCreationDate": datetime.now(UTC)}
+    if job not in STATE.looked:
+        STATE.looked.append(job)
+        none: dict[str, Any] = {"ServicesLastAccessed": [], "JobCompletionDate": datetime.now(UTC)}
+        return ActionResult({"JobStatus": "IN_PROGRESS", **begun, **none})
+    every = [
+        {"ServiceName": n, "ServiceNamespace": n, **({"LastAuthenticated": datetime.fromisoformat(at)} if at else {})}
+        for n, at in (STATE.advisor or {}).items()
+    ]
+    half, second = (len(every) + 1) // 2, self._get_param("Marker") == "half"
+    page: dict[str, Any] = {"ServicesLastAccessed": every[half:] if second else every[:half], "IsTruncated": not second}
+    page |= {} if second else {"Marker": "half"}
+    return ActionResult({"JobStatus": "COMPLETED", **begun, "JobCompletionDate": datetime.now(UTC), **page})
+
+
+def credential_report(self: IAMBackend) -> str:
+    """docs: *Getting credential reports for your AWS account*, the first line of which is the root user's."""
+    head, _, rest = was_credential_report(self).partition("\n")
+    root = dict.fromkeys(head.split(","), "not_supported")
+    root |= {"user": "<root_account>", "user_creation_time": "2014-09-01T22:28:48+00:00"}
+    root |= {f"access_key_{n}_active": str(STATE.root_keys >= n).lower() for n in (1, 2)}
+    return f"{head}\n{','.join(root.values())}\n{rest}"
+
+
+was_credential_report, IAMBackend.get_credential_report = IAMBackend.get_credential_report, credential_report
+for patched in (generate_service_last_accessed_details, get_service_last_accessed_details):
+    setattr(IamResponse, patched.__name__, patched)
 
 
 # ---- Service Quotas ----

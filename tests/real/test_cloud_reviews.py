@@ -120,6 +120,8 @@ def test_with_data_the_reviews_say_what_the_plan_asks_for(account):
     assert versions["postgresql (west)"] == versions["postgresql (east)"]
     assert {"unproven failover", "no-drill", "backups"} <= set(found)
     assert "aws-secret:venue/redis" in found["secrets-ageless"].evidence
+    assert "west: off, east: off" in found["roles-unknowable database"].evidence
+    assert "user/moto is no user and no role of this account" in found["iam-principal"].evidence
 
 
 def test_a_region_that_is_dark_is_unknown_and_the_other_is_reviewed_all_the_same(account):
@@ -134,6 +136,8 @@ def test_a_region_that_is_dark_is_unknown_and_the_other_is_reviewed_all_the_same
     _, found = reviewed(account, "quarterly")
     assert {found[k].severity for k in ("policy capacity west", "replicas database")} == {"unknown"}
     annual, found = reviewed(account, "annual")
+    assert "(east: off)" in found["roles-unknowable database"].evidence
+    assert "is no user and no role" in found["iam-principal"].evidence, "the other region's STS says who we are"
     assert found["inventory capacity instances at west"].severity == "unknown"
     assert found["inventory capacity instances at east"].severity == "warning"
     assert found["inventory database west"].severity == "warning"

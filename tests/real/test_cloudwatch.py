@@ -104,6 +104,15 @@ def test_errors_are_a_share_and_no_error_is_not_no_data(aws):
     assert now("connection_count")["north"].value == 95.0
 
 
+def test_a_load_balancer_without_requests_is_unknown_and_says_so(aws):
+    for metric, counted in (("error_rate", "RequestCount"), ("request_latency", "TargetResponseTime")):
+        silent = now(metric)["north"]
+        assert (silent.state, silent.value) == ("no-data", None)
+        assert silent.why.startswith("no requests in the last 22m")
+        assert f"CloudWatch have {counted}, and it has none" in silent.why
+    assert "no requests" not in now("concurrent_users")["north"].why, "idle connections count too"
+
+
 def test_no_data_old_data_and_no_measure_are_unknown(aws):
     nothing = now("cpu_usage")["north"]
     assert (nothing.state, nothing.value) == ("no-data", None)

@@ -233,3 +233,51 @@ def test_no_data_at_all_is_unknown_in_a_capacity_plan(seeded, tmp_path):
     found = reviewed("monthly", system=name)
     assert any(f.severity == "unknown" and "cpu_usage" in f.title for f in found.findings)
     assert not any("can carry" in f.title for f in found.findings)
+
+
+ROLES = """
+CREATE ROLE boss LOGIN SUPERUSER;
+CREATE ROLE writer LOGIN; GRANT pg_write_server_files TO writer;
+CREATE ROLE "left over" LOGIN VALID UNTIL '2026-01-01';
+CREATE ROLE clerk LOGIN; GRANT SELECT ON bookings TO clerk;
+CREATE ROLE reader LOGIN; GRANT SELECT ON bookings TO reader;
+SET ROLE reader; SELECT count(*) FROM bookings; RESET ROLE;
+ALTER ROLE relight VALID UNTIL 'tomorrow';
+"""
+GONE = """
+ALTER ROLE relight VALID UNTIL 'infinity';
+DROP OWNED BY clerk, reader; DROP ROLE boss, writer, "left over", clerk, reader;
+"""
+
+
+def test_the_annual_audit_finds_permissions_that_nobody_uses_and_says_what_cannot_be_told(seeded):
+    with admin(seeded) as connection:
+        for statement in ROLES.strip().splitlines():
+            connection.execute(statement)
+        try:
+            review = reviewed("annual")
+        finally:
+            connection.execute(GONE)
+    found = by_key(review)
+    assert found["role-power database boss"].severity == "warning"
+    assert "REVOKE pg_write_server_files FROM writer;" in found["role-power database writer"].fix
+    assert found["role-empty database left over"].fix.startswith('ALTER ROLE "left over" NOLOGIN;')
+    assert found["role-ends database left over"].severity == "info"
+    assert found["role-ends database relight"].severity == "critical"
+    unseen = found["roles-unseen database"]
+    assert unseen.severity == "unknown", "the lab counts since it was started only"
+    assert "clerk" in unseen.title
+    assert "reader" not in unseen.title, "its statement was counted"
+    assert "log_connections" in found["roles-unknowable database"].evidence
+    assert not [
+        k for k in found if k.startswith(("role-power", "role-empty")) and k.endswith((" relight", " replicator"))
+    ]
+    roles = {row[0]: row for row in next(t for t in review.tables if t.title == "Roles of the databases").rows}
+    assert roles["replicator"][7].startswith("now at 1 of 4"), "the replicas stream from the primary"
+
+
+def test_roles_of_a_database_that_is_down_are_unknown_in_the_audit(seeded, tmp_path):
+    found = by_key(reviewed("annual", system=copy(tmp_path, lambda text: text.replace(":5432", ":5439"))))
+    assert found["roles database"].severity == "unknown"
+    assert "west-pg1" in found["roles database"].evidence
+    assert "roles-unknowable database" not in found

@@ -12,7 +12,7 @@ from tasks.contract import Context, RunInfo, Surroundings
 from tasks.deploy._load import LoadTest
 from tasks.deploy.locust import Locust, LocustSettings, loaded
 from tasks.deploy.protocol import Loaded
-from tasks.errors import BadInput, NotYet, SafetyRefusal, UnhealthyTarget
+from tasks.errors import BadInput, Breached, NotYet, SafetyRefusal
 
 
 def target(tmp_path, url, **more):
@@ -75,9 +75,9 @@ def judged(found, **more):
 
 def test_errors_and_latency_decide_and_too_few_requests_decide_nothing():
     assert judged(Loaded(1000, 9, 0.4, {}))["said"] == "n=1000, errors 0.9%, p95 400ms"
-    with pytest.raises(UnhealthyTarget, match="errors not below 1%"):
+    with pytest.raises(Breached, match="errors not below 1%"):
         judged(Loaded(1000, 10, 0.4, {}))
-    with pytest.raises(UnhealthyTarget, match="p95 not below 500ms"):
+    with pytest.raises(Breached, match="p95 not below 500ms"):
         judged(Loaded(1000, 0, 0.5, {}))
     with pytest.raises(NotYet, match="not enough data"):
         judged(Loaded(99, 0, 0.1, {}))

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from flows.engine.virtualtime import VirtualLoop
 from tasks.clock import LoopClock
 from tasks.contract import Context, RunInfo
-from tasks.errors import NotYet, UnhealthyTarget
+from tasks.errors import Breached, NotYet, SafetyRefusal
 from tasks.metrics._promql import QUERIES
 from tasks.metrics._samples import reaching
 from tasks.metrics.actions import Within
@@ -62,7 +62,7 @@ def applied(source, timeout_s=45.0, **more):
         check = within(site="west", **more)
         try:
             found = await check.apply(ctx, await check.confirm(ctx))
-        except (NotYet, UnhealthyTarget) as e:
+        except (NotYet, Breached) as e:
             found = e
         return found, clock.monotonic() - began
 
@@ -72,7 +72,8 @@ def applied(source, timeout_s=45.0, **more):
 
 def test_a_clear_breach_fails_at_once_and_says_value_limit_and_how_long():
     found, took_s = applied(Source(SLOW), over="10s")
-    assert isinstance(found, UnhealthyTarget)
+    assert isinstance(found, Breached)
+    assert not isinstance(found, SafetyRefusal), "the run failed (exit 1); no safety rule refused it (exit 3)"
     assert not found.retryable
     assert found.state_known
     assert "request_latency of west is 2s, not below 1s, for 1" in found.message
@@ -108,7 +109,7 @@ def test_what_was_slow_and_gets_fast_passes_as_before():
 
 def test_without_over_the_source_says_how_far_back_it_reaches_and_where_it_does_not_nothing_is_a_breach():
     found, took_s = applied(Source(SLOW, reach_s=20.0))
-    assert isinstance(found, UnhealthyTarget)
+    assert isinstance(found, Breached)
     assert 30 <= took_s < 35
     found, took_s = applied(Source(SLOW))
     assert isinstance(found, NotYet)

@@ -56,6 +56,7 @@ def test_an_effect_in_flight_is_unknown(played):
     [
         ({"apply a": ["refuse"]}, "failed", 1),
         ({"apply a": ["unsafe"]}, "refused", 3),
+        ({"apply a": ["breach"]}, "failed", 1),
         ({"apply a": ["lost"], "observe a": ["ok", "refuse"]}, "unknown", 1),
         ({"observe a": ["halt"]}, "interrupted", 1),
     ],

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 
 from flows.engine.virtualtime import VirtualLoop
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam, Undoable
-from tasks.errors import EffectUnknown, RelightError, SafetyRefusal, Unreachable
+from tasks.errors import Breached, EffectUnknown, RelightError, SafetyRefusal, Unreachable
 from tasks.quantities import Duration
 
 __all__ = ["VirtualLoop"]
@@ -85,6 +85,7 @@ class World:
 _BEFORE: dict[str, type[Exception]] = {
     "refuse": Unreachable,
     "unsafe": SafetyRefusal,
+    "breach": Breached,
     "vanish": EffectUnknown,
     "bug": KeyError,
     "timeout-error": TimeoutError,
