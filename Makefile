@@ -49,7 +49,7 @@ format: install ## format the code
 endurance: install ## five failovers there and back for each fault, with figures
 	$(BIN)/python tests/benchmarks/endurance.py
 
-PROOFS := prove-failover prove-rejoin prove-event-venue prove-event-venue-aurora prove-event-venue-supabase prove-update
+PROOFS := prove-failover prove-rejoin prove-event-venue prove-event-venue-aurora prove-event-venue-supabase prove-update prove-migrate
 .PHONY: $(PROOFS)
 prove: $(PROOFS) ## every shipped runbook against a simulated world in which everything goes wrong; make -j2 prove: two at a time
 
@@ -62,6 +62,9 @@ prove-rejoin: install
 # A bound, for time: 800 events, and some of them are long.
 prove-update: install
 	$(BIN)/relight prove update --system lab --mode graceful --scenario healthy --every 2 --most 150 --depth 20
+
+prove-migrate: install
+	$(BIN)/relight prove migrate --system lab --mode graceful --every 2 --most 40 --depth 10
 
 prove-event-venue prove-event-venue-aurora: prove-%: install
 	$(BIN)/relight prove failover --system $* $(CLOUD)

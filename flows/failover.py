@@ -77,8 +77,12 @@ async def failover(options: FailoverOptions) -> State[Any]:
     gone the run goes on, and its journal is complete. Tried again after a crash, it goes on with the run that it had
     started, under the same run id.
     """
-    request = options.request("prefect", str(flow_run.id or ""))
-    if options.act == "plan":
+    return await act(options.act, options.request("prefect", str(flow_run.id or "")))
+
+
+async def act(how: Literal["execute", "plan"], request: launch.Request) -> State[Any]:
+    """Inside a flow: what its option ``act`` says. The plan as an artifact; or the run, to its end."""
+    if how == "plan":
         return await plan(request)
     return catchup.final_state(await window.run(request))
 

@@ -9,9 +9,8 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import catchup, window
 from flows.engine import launch
-from flows.failover import plan
+from flows.failover import act
 from flows.offers import Offer
 
 
@@ -48,10 +47,7 @@ async def update(options: UpdateOptions) -> State[Any]:
     the release that it ran before, and the run ends as failed with the time that took. The steps are in the system's
     `update.yaml`.
     """
-    request = options.request("prefect", str(flow_run.id or ""))
-    if options.act == "plan":
-        return await plan(request)
-    return catchup.final_state(await window.run(request))
+    return await act(options.act, options.request("prefect", str(flow_run.id or "")))
 
 
 OFFERED = (Offer(update, UpdateOptions),)

@@ -17,6 +17,7 @@ from tasks.capacity.protocol import Scaling
 from tasks.database._sizes import PoolLimits
 from tasks.database.protocol import Durability
 from tasks.errors import Contradiction, NotYet, Rejected, Unreachable
+from tasks.migrations.protocol import Applied
 from tasks.zones.protocol import RRset
 
 ANCHOR = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -163,6 +164,14 @@ class Data:
     """Acknowledged writes that a restore took away again, within the loss budget."""
     rpo_s: float = 0.0
     """Of the database: what a restore may take away."""
+    schema: dict[tuple[int, str], Applied] = field(default_factory=dict)
+    """Number and phase of a migration -> its record in the database."""
+    rehearsed: dict[str, str] = field(default_factory=dict)
+    """File of a migration that went well on a copy -> its sha256."""
+    locked: set[str] = field(default_factory=set)
+    """Files of migrations that will find their tables locked, once."""
+    executed: Counter[str] = field(default_factory=Counter)
+    """File of a migration -> how often it was applied, less how often it was taken back."""
     restoring: bool = False
     restores: int = 0
     probes: list[str] = field(default_factory=list)

@@ -145,6 +145,7 @@ class Rules:
             },
             "running": {site: sorted(servers) for site, servers in world.running.items()},
             "weights": {f"{at} {s}": w for (at, s), w in world.weights.items() if w != WEIGHT},
+            "schema": {f"{n:04d} {phase}": a.state for (n, phase), a in sorted(world.schema.items())},
             "origins": {component: origin[0] for component, origin in world.origin.items()},
             "sizes": {**world.autovacuum, **{s: str(p) for s, p in world.pools.items() if s not in world.down}},
         }  # fmt: skip
@@ -199,7 +200,7 @@ class Rules:
         # a fault may leave out what the runbook says may be left out
         keys = ("names", "held") if told.disturbed else tuple(expected)
         if told.disturbed and told.verdict != "over":  # ended by another engine, forwards or back
-            keys += ("releases", "weights")
+            keys += ("releases", "weights", "schema")
         if len(self._heads) > 1:  # somebody started it again after it had ended: where it ends is that run's business
             keys = ("held",)
         for key in keys:

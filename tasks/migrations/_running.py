@@ -36,6 +36,9 @@ INSERT INTO public.relight_migrations (number, phase, title, sha256, state, run)
 ON CONFLICT (number, phase) DO UPDATE SET state = excluded.state, run = excluded.run, sha256 = excluded.sha256,
     at = clock_timestamp()
 """
+KEPT = "SELECT state, sha256 FROM public.relight_migrations WHERE number = %s AND phase = %s"
+ALONE = "LOCK TABLE public.relight_migrations IN SHARE ROW EXCLUSIVE MODE"
+"""Conflicts with itself and with no reader (manual, table 13.2): the second of two engines waits, then sees it."""
 FORGET = "DELETE FROM public.relight_migrations WHERE number = %s AND phase = %s"
 BLOCKERS = """
 SELECT a.pid, a.usename AS "user", a.application_name AS application, host(a.client_addr) AS address, a.state,
@@ -132,6 +135,9 @@ async def _in_one_transaction(job: Job, connection: Connection, pid: asyncio.Fut
     async with connection.transaction():
         await _prepared(job, connection, pid, local=True)
         await connection.execute(LEDGER)
+        await connection.execute(ALONE)
+        if await _over(job, connection):
+            return
         for index, statement in enumerate(job.statements):
             # binary makes it the extended protocol, in which the server itself refuses a second statement in the text
             await connection.execute(_text(statement), binary=True)
@@ -148,6 +154,8 @@ async def _concurrently(job: Job, connection: Connection, pid: asyncio.Future[in
     assert parts is not None  # noqa: S101 - the caller has matched it
     await _prepared(job, connection, pid, local=False)
     await connection.execute(LEDGER)
+    if await _over(job, connection):
+        return
     if not job.back:
         await _record(job, connection, "begun")
     building = parts["verb"].upper() == "CREATE"
@@ -194,6 +202,16 @@ async def _prepared(job: Job, connection: Connection, pid: asyncio.Future[int], 
         await connection.execute(_text(f"SET {scope}{name} = ") + value)
     if job.role:
         await connection.execute(sql.SQL("SET {}ROLE {}").format(_text(scope), sql.Identifier(job.role)))
+
+
+async def _over(job: Job, connection: Connection) -> bool:
+    """Another engine was first: one that stood still, or that died while its server went on. Raises Rejected."""
+    row = await (await connection.execute(KEPT, (job.file.number, job.file.phase))).fetchone()
+    if row is None or row["state"] != "applied":
+        return job.back and row is None
+    if row["sha256"] != job.file.sha256:
+        raise Rejected(f"{job.node}: {job.file.name} was applied with another text meanwhile. Nothing was changed.")
+    return not job.back
 
 
 async def _record(job: Job, connection: Connection, state: str) -> None:

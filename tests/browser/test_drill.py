@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from served import Serve, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -51,6 +53,51 @@ def test_the_plan_of_a_failover_changes_nothing(site: Any) -> None:
     assert (site.reached, site.errors) == ([], [])
 
 
+def venue(served: Serve) -> psycopg.Connection[Any]:
+    """The lab's primary, as its administrator."""
+    password = (Path(served.more["RELIGHT_LAB"]) / "secrets" / "postgres").read_text().strip()
+    return psycopg.connect(host="127.0.1.31", user="postgres", dbname="venue", password=password, autocommit=True)
+
+
+def schema(served: Serve) -> tuple[set[str], set[int]]:
+    """Columns of the events, and the numbers of the migrations that are recorded as applied."""
+    columns = "SELECT attname::text FROM pg_attribute WHERE attrelid = 'events'::regclass AND attnum > 0"
+    with venue(served) as db:
+        found = {c for (c,) in db.execute(columns)}
+        if db.execute("SELECT to_regclass('relight_migrations')").fetchone() == (None,):
+            return found, set()
+        return found, {n for (n,) in db.execute("SELECT number FROM relight_migrations WHERE state = 'applied'")}
+
+
+def ended(served: Serve, flow: str, **options: Any) -> tuple[str, str]:
+    """State and message of a flow run that is started now."""
+    run = served.press(f"{flow}/{flow}", {"system": "lab", **options})
+    until(lambda: served.state_of(run)[0] in ("COMPLETED", "FAILED", "CRASHED"), RUN_S / 1000)
+    return served.state_of(run)
+
+
+def test_a_migration_fails_with_who_holds_its_lock_and_goes_well_once_it_is_free(served: Serve) -> None:
+    """Here, where server and lab are up, and without the browser: before the drill takes the lab away."""
+    assert served.folder is not None
+    files, book = (served.folder / "runbooks" / "lab" / name for name in ("migrations", "migrate.yaml"))
+    for file in files.iterdir():
+        file.unlink()
+    (files / "0001_seen.expand.sql").write_text("ALTER TABLE events ADD COLUMN seen text;\n")
+    book.write_text(book.read_text().replace('release: "${release}"}', 'release: "${release}", tries: 2, pause: 1s}'))
+    assert "tries: 2" in book.read_text()
+    before = schema(served)
+    with venue(served) as report, report.transaction():
+        report.execute("SELECT count(*) FROM events")
+        state, why = ended(served, "migrate")
+        assert state == "FAILED"
+        assert why.startswith("failed: apply: west-pg1: 0001_seen.expand.sql did not get its lock within 1 s"), why
+        assert f"nothing of it was applied. It is held by pid {report.info.backend_pid} (" in why
+    assert schema(served) == before
+    assert ended(served, "migrate") == ("COMPLETED", "succeeded")
+    assert schema(served) == (before[0] | {"seen"}, {1})
+    assert ended(served, "pg-minor", switchover=False) == ("COMPLETED", "succeeded")
+
+
 def test_a_drill_is_started_approved_and_watched_in_the_browser(site: Any) -> None:
     form = site.form("drill")
     for text in ("What is broken under load.", "0: nobody is asked.", "no acknowledged write may be lost"):
@@ -90,7 +137,7 @@ def test_a_drill_is_started_approved_and_watched_in_the_browser(site: Any) -> No
     expect(tasks.get_by_text("16 Task runs")).to_be_visible()
     site.shot("steps")
     _artifacts(site)
-    (folder,) = site.serve.state.glob("runs/*")
+    (folder,) = site.serve.state.glob("runs/*-failover-*")
     answers = [r for r in _records(folder) if r["type"] == "approval"]
     assert [(r["by"], r["decision"], r["counted"]) for r in answers] == [("alice", "approve", True)]
     assert (site.reached, site.errors) == ([], [])

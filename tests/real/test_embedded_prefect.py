@@ -57,7 +57,7 @@ def test_one_command_gives_the_ui_and_every_deployment(serve: Serve, module_toy:
     assert httpx.get(serve.api.removesuffix("/api"), timeout=30, follow_redirects=True).is_success
     assert (serve.state / "prefect" / "prefect.db").exists()
     names = {d["name"] for d in serve.post("deployments/filter", {})}
-    assert {"failover", "failback", "drill", "readiness"} <= names
+    assert {"failover", "failback", "drill", "readiness", "update", "migrate", "pg-minor"} <= names
     settings = serve.get("admin/settings")
     assert settings["server"]["analytics_enabled"] is False
     readiness = serve.deployment("readiness/readiness")
@@ -328,6 +328,9 @@ def test_the_forms_have_choices_and_texts(serve: Serve) -> None:
         ("failover/failover", "FailoverOptions", "act", ["execute", "plan"]),
         ("failback/failback", "FailbackOptions", "act", ["execute", "plan"]),
         ("drill/drill", "DrillOptions", "mode", ["forced", "graceful"]),
+        ("update/update", "UpdateOptions", "act", ["execute", "plan"]),
+        ("migrate/migrate", "MigrateOptions", "phase", ["expand", "contract"]),
+        ("pg-minor/pg-minor", "PgMinorOptions", "restart", ["outdated", "all"]),
         ("readiness/readiness", "ReadinessOptions", "mode", ["forced", "graceful"]),
     ):
         found = serve.deployment(key)

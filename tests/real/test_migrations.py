@@ -30,6 +30,7 @@ from pg_cluster import Cluster
 
 pytestmark = pytest.mark.real
 
+SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
 SCHEMA = """
 DROP TABLE IF EXISTS relight_migrations, seats, orders;
 CREATE TABLE seats (id int, row text, sold boolean);
@@ -270,6 +271,32 @@ def test_never_on_a_standby_and_never_on_another_database(ground):
     with pytest.raises(SafetyRefusal, match="expected 1234: it is another database"):
         ground.do(lambda kept, _ctx: to(kept, "west-pg1", "1234"))
     assert ground.record() == []
+
+
+def test_what_another_engine_did_meanwhile_is_not_done_again(ground):
+    """Found by ``prove``: one that died while its server went on, or that stood still, was applied a second time."""
+    ground.write(**{
+        "0001_one__expand": "INSERT INTO orders SELECT count(*) + 1 FROM orders",
+        "0001_one__expand__down": "INSERT INTO orders SELECT count(*) + 100 FROM orders",
+        "0002_two__expand": "INSERT INTO orders SELECT count(*) + 10 FROM orders; SELECT pg_sleep(0.5)",
+        "0003_seats__expand": "CREATE INDEX CONCURRENTLY seats_two ON seats (id)",
+    })  # fmt: skip
+    to = Target("west-pg1", ground.cluster.query("west-pg1", SYSTEM)[0][0], "r1")
+    limits = Limits(30, 30, 30)
+
+    async def work(kept, _ctx):
+        one, two, three = kept.files()
+        for file in (one, one, three, three):
+            await kept.apply(to, file, limits)
+        await asyncio.gather(kept.apply(to, two, limits), kept.apply(to, two, limits))
+        with pytest.raises(Rejected, match="with another text meanwhile"):
+            await kept.apply(to, replace(two, sha256="0"), limits)
+        for _ in range(2):
+            await kept.apply(to, one, limits, back=True)
+
+    ground.do(work)
+    assert ground.cluster.query("west-pg1", "SELECT id FROM orders ORDER BY id") == [(1,), (11,), (102,)]
+    assert ground.record() == [(2, "applied"), (3, "applied")]
 
 
 HOLD = """

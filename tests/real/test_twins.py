@@ -24,6 +24,7 @@ from tasks.database._durability import parse
 from tasks.database._sizes import PoolLimits
 from tasks.errors import RelightError
 from tasks.health.twin import NetworkTwin
+from tasks.migrations.protocol import Limits, Target
 from tasks.network import Ask, Sockets
 from tasks.simulation import Process, ProcessClock, Simulation, enter
 from tasks.zones.protocol import Owned, RRset
@@ -240,6 +241,34 @@ async def storage(t: Teller) -> None:
     await t.tell("view", store.view("east"), lambda v: (v.site, v.objects >= 0))
 
 
+async def migrations(t: Teller) -> None:
+    """Of the first file; it is taken back, so the lab is as before."""
+    kept, node, limits = t.components("migrations"), "west-pg1", Limits(10, 10, 10)
+    first = next(f for f in kept.files() if f.phase == "expand")
+    identity = (await t.components("database").view(node)).system_identifier
+    here = Target(node, identity, "r1")
+
+    def shown(found: Any) -> Any:
+        return [(a.number, a.phase, a.title, a.sha256, a.state, a.run) for a in found]
+
+    await t.tell("nothing at first", kept.applied(node), shown)
+    await t.tell("no risk", kept.risks(node, (first,), 2**20))
+    await t.tell("a standby", kept.apply(Target("east-pg1", identity, "r1"), first, limits))
+    await t.tell("another database", kept.apply(Target(node, "1234", "r1"), first, limits))
+    await t.tell("still nothing", kept.applied(node), shown)
+    await t.tell("apply", kept.apply(here, first, limits))
+    await t.tell("apply again", kept.apply(Target(node, identity, "r2"), first, limits))
+    await t.tell("applied once", kept.applied(node), shown)
+    await t.becomes("at the standby too", lambda: seen_at(kept, "east-pg1"), 1)
+    await t.tell("take back", kept.apply(here, first, limits, back=True))
+    await t.tell("take back again", kept.apply(here, first, limits, back=True))
+    await t.tell("nothing again", kept.applied(node), shown)
+
+
+async def seen_at(kept: Any, node: str) -> int:
+    return len(await kept.applied(node))
+
+
 async def network(t: Teller) -> None:
     net, host = t.network, NAME.rstrip(".")
     (address,) = t.components("dns").wanted(NAME, "A", "west").values
@@ -290,7 +319,7 @@ def by_the_twins(story: Story) -> list[tuple[str, Any]]:
         return runner.run(main())
 
 
-@pytest.mark.parametrize("story", [zone, pooler, balancer, capacity, storage, network, database])
+@pytest.mark.parametrize("story", [zone, pooler, balancer, capacity, storage, migrations, network, database])
 def test_both_tell_the_same_story(story: Story, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in lab.env.items():
         monkeypatch.setenv(name, value)
