@@ -55,6 +55,8 @@ class Site(BaseModel):
 
     Attributes:
         load_balancer: the end of its ARN, ``app/NAME/ID``.
+        target_group: the end of its ARN, ``targetgroup/NAME/ID``: errors and latency are of its targets only.
+        beside: of the target group that it is compared with.
         database: DBInstanceIdentifier of the site's instance; ``replica``: of the one whose lag counts.
         max_connections: of the database; ``storage_gib``: allocated.
     """
@@ -64,6 +66,8 @@ class Site(BaseModel):
     region: str
     auto_scaling_group: str | None = None
     load_balancer: str | None = None
+    target_group: str | None = None
+    beside: str | None = None
     database: str | None = None
     replica: str | None = None
     max_connections: int | None = Field(default=None, ge=1)
@@ -75,7 +79,9 @@ def formulas(site: Site) -> dict[str, Formula]:
     found: dict[str, Formula] = {}
     if site.auto_scaling_group:
         found |= _group({"AutoScalingGroupName": site.auto_scaling_group})
-    if site.load_balancer:
+    if site.load_balancer and site.target_group:
+        found |= _targets(site.load_balancer, site.target_group)
+    elif site.load_balancer:
         found |= _balancer({"LoadBalancer": site.load_balancer})
     if site.database:
         found |= _database(site, {"DBInstanceIdentifier": site.database})
@@ -104,25 +110,37 @@ def _group(of: dict[str, str]) -> dict[str, Formula]:
     }
 
 
-def _balancer(of: dict[str, str]) -> dict[str, Formula]:
-    def elb(name: str, statistic: str = "Sum", *, absent_is_zero: bool = False) -> Stat:
-        return Stat(
-            namespace="AWS/ApplicationELB",
-            name=name,
-            dimensions=of,
-            statistic=statistic,
-            absent_is_zero=absent_is_zero,
-        )
-
-    errors = (
-        elb("HTTPCode_Target_5XX_Count", absent_is_zero=True),
-        elb("HTTPCode_ELB_5XX_Count", absent_is_zero=True),
+def _elb(of: dict[str, str], name: str, statistic: str = "Sum", *, absent_is_zero: bool = False) -> Stat:
+    return Stat(
+        namespace="AWS/ApplicationELB", name=name, dimensions=of, statistic=statistic, absent_is_zero=absent_is_zero
     )
+
+
+def _served(of: dict[str, str], *errors: str) -> dict[str, Formula]:
+    failed = tuple(_elb(of, name, absent_is_zero=True) for name in errors)
     return {
-        "request_latency": Formula(add=(elb("TargetResponseTime", "p95"),)),
-        "error_rate": Formula(add=errors, over=elb("RequestCount"), scale=100.0),
-        "concurrent_users": Formula(add=(elb("ActiveConnectionCount"),)),
+        "request_latency": Formula(add=(_elb(of, "TargetResponseTime", "p95"),)),
+        "error_rate": Formula(add=failed, over=_elb(of, "RequestCount"), scale=100.0),
     }
+
+
+def _balancer(of: dict[str, str]) -> dict[str, Formula]:
+    found = _served(of, "HTTPCode_Target_5XX_Count", "HTTPCode_ELB_5XX_Count")
+    return found | {"concurrent_users": Formula(add=(_elb(of, "ActiveConnectionCount"),))}
+
+
+def _targets(balancer: str, group: str) -> dict[str, Formula]:
+    """The balancer's own 5XX are counted for no target group: a target that takes no connection makes most of them."""
+    of = {"LoadBalancer": balancer, "TargetGroup": group}
+    return _served(of, "HTTPCode_Target_5XX_Count", "TargetConnectionErrorCount")
+
+
+def tallies(site: Site) -> tuple[Formula, Formula] | None:
+    """Error rates of the target group and of the one beside it, to count with; None where they are not both named."""
+    if not (site.load_balancer and site.target_group and site.beside):
+        return None
+    ours, theirs = (_targets(site.load_balancer, g)["error_rate"] for g in (site.target_group, site.beside))
+    return ours, theirs
 
 
 def _database(site: Site, of: dict[str, str]) -> dict[str, Formula]:

@@ -180,7 +180,10 @@ class Account:
         balancer = elb.create_load_balancer(Name=f"venue-{site}", Subnets=subnets, Tags=TAG)["LoadBalancers"][0]
         group = elb.create_target_group(Name=f"venue-{site}-app", Protocol="HTTP", Port=80, VpcId=vpc, Tags=TAG)
         arn = group["TargetGroups"][0]["TargetGroupArn"]
-        config = {"TargetGroups": [{"TargetGroupArn": arn, "Weight": 100}]}
+        trial = elb.create_target_group(
+            Name=f"venue-{site}-canary", Protocol="HTTP", Port=80, VpcId=vpc, TargetType="ip", Tags=TAG
+        )["TargetGroups"][0]["TargetGroupArn"]
+        config = {"TargetGroups": [{"TargetGroupArn": arn, "Weight": 100}, {"TargetGroupArn": trial, "Weight": 0}]}
         elb.create_listener(
             LoadBalancerArn=balancer["LoadBalancerArn"],
             Protocol="HTTP",
@@ -415,6 +418,22 @@ class Account:
             for m in range(3)
         ]
         watch.put_metric_data(Namespace="AWS/ApplicationELB", MetricData=points)
+
+    def weights(self, site: str) -> dict[str, int]:
+        """Target group -> its weight, at the balancer's one listener."""
+        elb = self.server.client("elbv2", REGIONS[site])
+        (balancer,) = elb.describe_load_balancers(Names=[f"venue-{site}"])["LoadBalancers"]
+        (listener,) = elb.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]
+        given = listener["DefaultActions"][0]["ForwardConfig"]["TargetGroups"]
+        return {g["TargetGroupArn"].split("/")[1].removeprefix(f"venue-{site}-"): g["Weight"] for g in given}
+
+    def canary(self, site: str, *addresses: str) -> None:
+        """These are the targets of the canary's group."""
+        elb = self.server.client("elbv2", REGIONS[site])
+        (group,) = elb.describe_target_groups(Names=[f"venue-{site}-canary"])["TargetGroups"]
+        elb.register_targets(
+            TargetGroupArn=group["TargetGroupArn"], Targets=[{"Id": a, "Port": 80} for a in addresses]
+        )
 
     def desired(self, site: str) -> int:
         groups = self.server.client("autoscaling", REGIONS[site]).describe_auto_scaling_groups()
