@@ -1,4 +1,4 @@
-"""Default metrics of an application on AWS: Application Load Balancer, Auto Scaling group, RDS.
+"""Default metrics of an application on AWS: Application Load Balancer, Auto Scaling group, RDS or Aurora.
 
 Sources: the user guides' lists of metrics (ELB *CloudWatch metrics for your Application Load Balancer*, EC2 *List the
 available CloudWatch metrics*, RDS *Amazon CloudWatch metrics for Amazon RDS*). RDS has no metric of the mean time of a
@@ -58,7 +58,8 @@ class Site(BaseModel):
         target_group: the end of its ARN, ``targetgroup/NAME/ID``: errors and latency are of its targets only.
         beside: of the target group that it is compared with.
         database: DBInstanceIdentifier of the site's instance; ``replica``: of the one whose lag counts.
-        max_connections: of the database; ``storage_gib``: allocated.
+        cluster: DBClusterIdentifier of the site's Aurora cluster, in place of both.
+        max_connections: of the database; ``storage_gib``: allocated, or what an Aurora volume may grow to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +71,7 @@ class Site(BaseModel):
     beside: str | None = None
     database: str | None = None
     replica: str | None = None
+    cluster: str | None = None
     max_connections: int | None = Field(default=None, ge=1)
     storage_gib: float | None = Field(default=None, gt=0)
 
@@ -85,6 +87,8 @@ def formulas(site: Site) -> dict[str, Formula]:
         found |= _balancer({"LoadBalancer": site.load_balancer})
     if site.database:
         found |= _database(site, {"DBInstanceIdentifier": site.database})
+    if site.cluster:
+        found |= _cluster(site, {"DBClusterIdentifier": site.cluster})
     if site.replica:
         lag = Stat(
             namespace="AWS/RDS",
@@ -143,11 +147,27 @@ def tallies(site: Site) -> tuple[Formula, Formula] | None:
     return ours, theirs
 
 
+def _connections(site: Site, of: dict[str, str]) -> dict[str, Formula]:
+    if not site.max_connections:
+        return {}
+    used = Stat(namespace="AWS/RDS", name="DatabaseConnections", dimensions=of, statistic="Maximum")
+    return {"connection_count": Formula(add=(used,), scale=100.0 / site.max_connections)}
+
+
+def _cluster(site: Site, of: dict[str, str]) -> dict[str, Formula]:
+    """Of Aurora: connections of the busiest instance, the lag of a secondary cluster (in ms, and told in its region
+    only), and what the shared volume has of all that it may grow to (Aurora User Guide, *CloudWatch metrics*).
+    """
+    lag = Stat(namespace="AWS/RDS", name="AuroraGlobalDBReplicationLag", dimensions=of, statistic="Maximum")
+    found = {**_connections(site, of), "replication_lag": Formula(add=(lag,), scale=0.001)}
+    if site.storage_gib:
+        used = Stat(namespace="AWS/RDS", name="VolumeBytesUsed", dimensions=of, statistic="Maximum")
+        found["disk_usage"] = Formula(add=(used,), scale=100.0 / (site.storage_gib * 2**30))
+    return found
+
+
 def _database(site: Site, of: dict[str, str]) -> dict[str, Formula]:
-    found = {}
-    if site.max_connections:
-        used = Stat(namespace="AWS/RDS", name="DatabaseConnections", dimensions=of, statistic="Maximum")
-        found["connection_count"] = Formula(add=(used,), scale=100.0 / site.max_connections)
+    found = _connections(site, of)
     if site.storage_gib:
         free = Stat(namespace="AWS/RDS", name="FreeStorageSpace", dimensions=of, statistic="Minimum")
         found["disk_usage"] = Formula(add=(free,), offset=100.0, scale=-100.0 / (site.storage_gib * 2**30))

@@ -172,6 +172,22 @@ def test_a_canary_without_data_is_not_within(aws):
     ask(watch, sites=OF_GROUPS)
 
 
+def test_an_aurora_cluster_is_read_by_its_own_measures(aws):
+    of = {"DBClusterIdentifier": "shop"}
+    site = {"region": "us-east-1", "cluster": "shop", "max_connections": 200, "storage_gib": 1000}
+    for name, value in (
+        ("AuroraGlobalDBReplicationLag", 1500.0),
+        ("DatabaseConnections", 50.0),
+        ("VolumeBytesUsed", 2.0**30),
+    ):
+        put(aws["us-east-1"], "AWS/RDS", name, of, {2: value})
+
+    async def read(source):
+        return [(await source.now(name))[0].value for name in ("replication_lag", "connection_count", "disk_usage")]
+
+    assert ask(read, sites={"north": site}) == [1.5, 25.0, pytest.approx(0.1)]
+
+
 def test_a_window_is_read_over_every_page(aws):
     # moto pages by 500 values, in descending order
     put(aws["us-east-1"], "AWS/EC2", "CPUUtilization", GROUP, {m: float(m % 7) for m in range(2, 902)})
