@@ -85,6 +85,6 @@ class Sharing(Counting):
         meant = {view.arns[n]: w for n, w in given.items()}
         weights = {**route.weights, **{a: w for a, w in meant.items() if w or a in route.weights}}
         actions = json.dumps(route.weighing(weights))
-        shown = next(n for n, w in given.items() if w)
+        shown = next((n for n, w in given.items() if w), "")
         words = ("elbv2", verb, key, route.arn, value, actions, "--output", "text")
         return Command(aws(self._site(site).region, self._settings.profile, *words), shown, why)

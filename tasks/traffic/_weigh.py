@@ -107,14 +107,15 @@ class Weigh(Undoable):
         return self._wanted(ctx, await self._weights(ctx))
 
     async def _weights(self, ctx: Context) -> Weights:
-        """Of the routes that name the canary and somebody beside it. Raises BadInput where there is none."""
+        """Of the routes that name the canary and somebody beside it, and send to either. Raises BadInput for none."""
         balancer, at, canary = self._parts(ctx)
         every = await balancer.weights(at, self.pool)
-        both = {r: w for r, w in every.items() if canary in w and len(w) > 1}
+        both = {r: w for r, w in every.items() if canary in w and len(w) > 1 and any(w.values())}
         if not both:
             raise BadInput(
-                f"pool {self.pool} at {at}: none of {', '.join(every)} forwards to {canary} and to a server beside it."
-                " Put the canary's target group into the forward action with weight 0, so that its targets are checked."
+                f"pool {self.pool} at {at}: none of {', '.join(every)} forwards to {canary} and to a server beside it,"
+                " with weight. Put the canary's target group into the forward action with weight 0, so that its targets"
+                " are checked; and make the others ready first."
             )
         return both
 

@@ -479,17 +479,28 @@ def test_a_canary_with_all_requests_needs_as_many_targets_and_gives_them_back(ca
     elb(test, **CANARY)
 
 
-def _named_nowhere(canary):
-    groups = [{"TargetGroupArn": canary.groups["west-app"], "Weight": 100}]
-    forward = [{"Type": "forward", "ForwardConfig": {"TargetGroups": groups}}]
+def _forwards(canary, *groups):
+    """The listener and its rule send to ``groups`` (ARN, weight) and to nobody else."""
+    found = [{"TargetGroupArn": arn, "Weight": weight} for arn, weight in groups]
+    forward = [{"Type": "forward", "ForwardConfig": {"TargetGroups": found}}]
     canary.elb.modify_listener(ListenerArn=canary.listeners[0], DefaultActions=forward)
     canary.elb.modify_rule(RuleArn=canary.rule, Actions=forward)
+
+
+def _named_nowhere(canary):
+    _forwards(canary, (canary.groups["west-app"], 100))
+
+
+def _drained(canary):
+    """What is drained is not served by a canary instead, nor made ready by its step."""
+    _forwards(canary, (canary.groups["west-app"], 0), (canary.canary, 0))
 
 
 @pytest.mark.parametrize(
     ("spoil", "error", "says"),
     [
         (lambda c: c.server.set(unhealthy=["10.0.0.30"]), UnhealthyTarget, "canary west-canary has 0 healthy targets"),
+        (_drained, BadInput, "forwards to west-canary and to a server beside it, with weight"),
         (_named_nowhere, BadInput, "none of listener 80, listener 80 rule 7, listener 8080 forwards to west-canary"),
         (
             lambda c: c.elb.remove_tags(ResourceArns=[c.canary], TagKeys=["relight:system"]),
@@ -497,7 +508,7 @@ def _named_nowhere(canary):
             "west-canary.* is not marked as a part of system venue",
         ),
     ],
-    ids=["unhealthy", "another-balancers", "unmarked"],
+    ids=["unhealthy", "drained", "another-balancers", "unmarked"],
 )
 def test_a_canary_is_refused_at_the_moment_of_the_change(canary, spoil, error, says):
     async def test(traffic):
