@@ -157,14 +157,14 @@ async def _pools(system: System, components: Components, found: Recorded) -> lis
                 why = redact(e.message)
                 findings.append(Finding(key, "unknown", f"the pool of {site} could not be read", why))
                 continue
-            if plan and (now.minimum, now.maximum) != (plan.min, plan.max):
+            least = plan.min if plan and now.minimum is not None else None  # a pooler that keeps no minimum lacks none
+            if plan and (now.minimum, now.maximum) != (least, plan.max):
                 findings.append(
                     Finding(
                         key,
                         "warning",
                         f"the pool of {site} is not sized as the system file says",
-                        f"it keeps {now.minimum} to {now.maximum or 'any number of'} server connections; wanted:"
-                        f" {plan.min} to {plan.max}",
+                        f"it keeps {now} server connections; wanted: {plan.min} to {plan.max}",
                         f"relight run scaling --system {system.system}",
                         "shell",
                     )

@@ -26,11 +26,18 @@ class TableVacuum:
 
 @dataclass(frozen=True)
 class PoolLimits:
-    """Server connections of a pool. ``maximum``: of the whole database, 0 is no limit. ``size``: of each user."""
+    """Server connections of a pool. ``maximum``: of the whole database, 0 is no limit. ``size``: of each user.
 
-    minimum: int
+    ``minimum`` None: the pooler keeps none, and cannot be told to; it opens connections as they are asked for.
+    """
+
+    minimum: int | None
     size: int
     maximum: int
+
+    def __str__(self) -> str:
+        most = self.maximum or "any number of"
+        return f"up to {most}" if self.minimum is None else f"{self.minimum} to {most}"
 
 
 @runtime_checkable

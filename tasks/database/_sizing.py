@@ -77,7 +77,10 @@ class Autovacuum(Action):
 
 @action("database.pool_limits")
 class Limit(Action):
-    """The site's pooler holds ``minimum`` to ``maximum`` server connections; changed while it runs."""
+    """The site's pooler holds ``minimum`` to ``maximum`` server connections; changed while it runs.
+
+    A pooler that keeps no minimum (Supabase's) has the maximum only.
+    """
 
     site: Annotated[str, SiteParam()] = Field(description="The site whose pooler it is.")
     minimum: int = Field(ge=0)
@@ -93,20 +96,21 @@ class Limit(Action):
     async def observe(self, ctx: Context) -> Observation:
         site = ctx.site(self.site)
         now = await ctx.component(self.pooler, SizedPool).pool_limits(site)
-        said = f"the pooler of {site} keeps {now.minimum} to {now.maximum or 'any number of'} server connections"
-        wanted = self._wanted()
-        change = f"{said}, {now.size} a user → {wanted.minimum} to {wanted.maximum}, {wanted.size} a user"
+        said, wanted = f"the pooler of {site} keeps {now} server connections", self._wanted(now.minimum)
+        change = f"{said}, {now.size} a user → {wanted}, {wanted.size} a user"
         facts: Facts = {"site": site, "minimum": now.minimum, "maximum": now.maximum, "size": now.size}
         holds = now == wanted
         return Observation(holds=holds, summary=said, changes=() if holds else (change,), facts=facts)
 
     async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
+        wanted = self._wanted(observation.facts["minimum"])
         ctx.guard()
-        how = await ctx.component(self.pooler, SizedPool).set_pool_limits(ctx.site(self.site), self._wanted())
+        how = await ctx.component(self.pooler, SizedPool).set_pool_limits(ctx.site(self.site), wanted)
         return {"how": how}
 
-    def _wanted(self) -> PoolLimits:
-        return PoolLimits(self.minimum, self.maximum, self.maximum)
+    def _wanted(self, kept: int | None) -> PoolLimits:
+        """``kept`` None: it keeps no minimum, so none is asked for."""
+        return PoolLimits(None if kept is None else self.minimum, self.maximum, self.maximum)
 
 
 @action("database.replicas")

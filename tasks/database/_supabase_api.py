@@ -117,14 +117,22 @@ class Transport:
 class Doors(Transport):
     """Who gets in, and how: pooler, bans, networks."""
 
-    async def pooler(self) -> dict[str, Any]:
-        """Settings of the primary's pooler: ``pool_mode``, ``default_pool_size``, ``max_client_conn``."""
+    async def pooler(self, replica: str | None = None) -> dict[str, Any]:
+        """Settings of the primary's pooler, or of a replica's (by its identifier): ``pool_mode``,
+        ``default_pool_size``, and ``max_client_conn``, which only Supabase changes, with the project's compute.
+        """
         rows = await self._ask("GET", f"/v1/projects/{self._ref}/config/database/pooler")
-        found: dict[str, Any] = next(r for r in rows if r["database_type"] == "PRIMARY")
+        mine = [r for r in rows if (r["identifier"] == replica if replica else r["database_type"] == "PRIMARY")]
+        if not mine:
+            raise Rejected(f"{self._access.component}: Supabase tells no pooler of {replica or 'the primary'}")
+        found: dict[str, Any] = mine[0]
         return found
 
-    async def set_pool_size(self, size: int) -> None:
-        await self._change("PATCH", "config/database/pooler", {"default_pool_size": size})
+    async def set_pool_size(self, size: int) -> int | None:
+        """The size that it answers with; documented are 0 to 3000."""
+        answer = await self._change("PATCH", "config/database/pooler", {"default_pool_size": size})
+        found: int | None = (answer or {}).get("default_pool_size")
+        return found
 
     async def bans(self) -> tuple[str, ...]:
         """Addresses that were shut out after too many wrong passwords."""

@@ -123,7 +123,7 @@ class PgBouncer(Console):
         """Settings of the whole PgBouncer: an entry in its ``[databases]`` that says otherwise still wins."""
         await self._shown(site)  # it answers, and it is the one that has our database
         values = {
-            "min_pool_size": limits.minimum,
+            "min_pool_size": limits.minimum or 0,
             "default_pool_size": limits.size,
             "max_db_connections": limits.maximum,
         }

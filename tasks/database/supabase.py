@@ -26,6 +26,7 @@ from tasks.database._managed import END_CLIENTS, settled
 from tasks.database._nodes import Address, NodeSettings, PostgresSettings
 from tasks.database._reading import one
 from tasks.database._session import Connection, Server, ask, said
+from tasks.database._sizes import PoolLimits
 from tasks.database._standing import Standing
 from tasks.database._supabase_api import Access, Api, Project
 from tasks.database.protocol import Backups, WriteProbe
@@ -277,4 +278,58 @@ class Restoring(Supabase):
         return await self._ask(node, work)
 
 
-PROVIDER = Restoring
+MOST_CONNECTIONS = 3000
+"""Of ``default_pool_size`` (API reference, *Updates project's supavisor config*)."""
+ROOM = """
+SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS room
+"""
+
+
+class Pooled(Restoring):
+    """The same, with what ``SizedPool`` asks of the project's pooler (Supavisor).
+
+    It has one number for the project, ``default_pool_size``: server connections for each user and database. It keeps no
+    minimum.
+    """
+
+    async def pool_limits(self, site: str) -> PoolLimits:
+        """0 where Supabase chooses the size, by the project's compute. A site with a replica has a pooler of that."""
+        identifier = None
+        if site != self._own_site:
+            region = next((n.region for n in self._supabase.nodes.values() if n.site == site), "")
+            replica = await self._replica(region)
+            if replica is None:
+                raise Rejected(f"the project has no replica in {site}, and so no pooler there")
+            identifier = replica[0]
+        size = int((await self.api.pooler(identifier))["default_pool_size"] or 0)
+        return PoolLimits(None, size, size)
+
+    async def set_pool_limits(self, site: str, limits: PoolLimits) -> str:
+        """Raises Rejected for more connections than the database takes, EffectUnknown for another answer."""
+        if site != self._own_site:
+            raise Rejected(f"Supabase sizes the pooler of the project's own database, which is in {self._own_site}")
+        if not 1 <= limits.size <= MOST_CONNECTIONS:
+            raise BadInput(f"a pool of {limits.size} connections; Supabase takes 1 to {MOST_CONNECTIONS}")
+        room = await self._ask(self._supabase.primary, _room)
+        if limits.size > room:
+            raise Rejected(
+                f"a pool of {limits.size} connections is more than the {room} that {self._supabase.primary} takes from"
+                " clients (max_connections less what is reserved); nothing was changed. Lower connection_pool.max, or"
+                " give the project more compute."
+            )
+        await self._mine()
+        answered = await self.api.set_pool_size(limits.size)
+        if answered != limits.size:
+            raise EffectUnknown(f"the pooler was told to have {limits.size} connections, and answers {answered}")
+        return f"default_pool_size = {limits.size} by the Management API; kept until it is changed again"
+
+    @property
+    def _own_site(self) -> str:
+        return self._supabase.nodes[self._supabase.primary].site
+
+
+async def _room(connection: Connection) -> int:
+    return int((await one(connection, ROOM))["room"])
+
+
+PROVIDER = Pooled

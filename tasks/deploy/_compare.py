@@ -89,13 +89,20 @@ def must_have_scipy() -> None:
         raise BadInput("a canary is compared with scipy, which is not installed: pip install 'relight[updates]'") from e
 
 
+def more_errors(canary: tuple[int, int], baseline: tuple[int, int]) -> float:
+    """The p-value of "no more of the canary's requests fail than of the others"; each: requests, errors of them."""
+    from scipy import stats  # noqa: PLC0415 - heavy, see above
+
+    table = [[errors, requests - errors] for requests, errors in (canary, baseline)]
+    return float(stats.fisher_exact(table, alternative="greater").pvalue)
+
+
 def compare(canary: Served, baseline: Served, level: float, tolerance: int) -> Compared:
     """Both must have answered something. ``tolerance``: by how many buckets slower is not worse yet."""
     import numpy as np  # noqa: PLC0415 - heavy, see above
     from scipy import stats  # noqa: PLC0415
 
-    table = [[s.errors, s.requests - s.errors] for s in (canary, baseline)]
-    p_errors = float(stats.fisher_exact(table, alternative="greater").pvalue)
+    p_errors = more_errors((canary.requests, canary.errors), (baseline.requests, baseline.errors))
     last = len(canary.bounds) - 1
     ours: Any = np.repeat(np.arange(last + 1), canary.counts)
     theirs: Any = np.repeat(np.minimum(np.arange(last + 1) + tolerance, last), baseline.counts)

@@ -13,6 +13,7 @@ from tasks.deploy._canary import Judge, Trial
 from tasks.deploy._compare import must_have_scipy
 from tasks.deploy._load import LoadTest
 from tasks.deploy._roll import Balanced, Patience, Site, left_over
+from tasks.deploy._shares import Compare
 from tasks.deploy._turns import Seen
 from tasks.deploy.protocol import Releases
 from tasks.errors import BadInput, SafetyRefusal
@@ -21,7 +22,7 @@ from tasks.quantities import Duration, Percent, show_duration
 from tasks.traffic._pool import Pool, confirmed
 from tasks.traffic.protocol import Balancer
 
-__all__ = ["Canary", "LoadTest", "Rolling"]
+__all__ = ["Canary", "Compare", "LoadTest", "Rolling"]
 
 
 class _AtSite(Undoable):

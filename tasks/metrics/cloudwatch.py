@@ -1,4 +1,4 @@
-"""CloudWatch by GetMetricData, and its alarms. Fulfils ``tasks.metrics.protocol.Metrics``.
+"""CloudWatch by GetMetricData, and its alarms. Fulfils ``Metrics`` and ``Counted`` of ``tasks.metrics.protocol``.
 
 Relied on (CloudWatch API reference): *GetMetricData* pages by ``NextToken``, gives each result a ``StatusCode``
 (``PartialData`` goes on with the next page), and the timestamp of a value is the start of its period. *PutMetricAlarm*
@@ -19,8 +19,8 @@ from tasks.contract import Surroundings
 from tasks.errors import BadInput, NotYet, Rejected, Unreachable
 from tasks.metrics._alarming import Alarming, CloudWatchSettings
 from tasks.metrics._alarms import Alarm, keep, request
-from tasks.metrics._cloudwatch import Formula, Stat, formulas
-from tasks.metrics.protocol import CATALOGUE, Reading, Series, metric, unknown
+from tasks.metrics._cloudwatch import Formula, Stat, formulas, tallies
+from tasks.metrics.protocol import CATALOGUE, Counts, Reading, Series, metric, unknown
 from tasks.quantities import show_duration
 
 Samples = dict[datetime, float]
@@ -94,7 +94,8 @@ class CloudWatch(Alarming):
 
     async def _computed(self, site: str, formula: Formula, window_s: float, period_s: int) -> Samples:
         """The formula at every time at which all its parts have a sample."""
-        parts = await self._parts(site, formula, window_s, period_s)
+        end = self._around.clock.utc()
+        parts = await self._parts(site, stats_of(formula), (end - timedelta(seconds=window_s), end), period_s)
         needed = [f"a{i}" for i, s in enumerate(formula.add) if not s.absent_is_zero] + (["o"] if formula.over else [])
         times = set.intersection(*(set(parts[n]) for n in needed)) if needed else set().union(*parts.values())
         found: Samples = {}
@@ -105,14 +106,29 @@ class CloudWatch(Alarming):
                 found[at] = value
         return found
 
-    async def _parts(self, site: str, formula: Formula, window_s: float, period_s: int) -> dict[str, Samples]:
-        """Id of each statistic -> its samples. Raises Unreachable, NotYet, Rejected."""
-        end = self._around.clock.utc()
-        stats = {f"a{i}": s for i, s in enumerate(formula.add)} | ({"o": formula.over} if formula.over else {})
+    async def counted(self, site: str, since: datetime) -> tuple[Counts, Counts]:
+        """A period in which nothing was requested of a group is in its counts as none."""
+        both = tallies(self._settings.sites[site]) if site in self._settings.sites else None
+        if both is None:
+            raise BadInput(
+                f"{self._around.component}: what is compared at {site} is not named; it needs load_balancer,"
+                " target_group (the canary's) and beside"
+            )
+        period_s, end = self._settings.period, self._around.clock.utc()
+        start = datetime.fromtimestamp(since.timestamp() // period_s * period_s, UTC)
+        stats = {f"{side}{n}": s for side, f in zip("ct", both, strict=True) for n, s in stats_of(f).items()}
+        parts = await self._parts(site, stats, (start, max(end, start + timedelta(seconds=period_s))), period_s)
+        canary, beside = (_counts({n[1:]: v for n, v in parts.items() if n[0] == side}) for side in "ct")
+        return canary, beside
+
+    async def _parts(
+        self, site: str, stats: dict[str, Stat], span: tuple[datetime, datetime], period_s: int
+    ) -> dict[str, Samples]:
+        """Id of each statistic -> its samples. ``span``: from, to. Raises Unreachable, NotYet, Rejected."""
         asked: dict[str, Any] = {
             "MetricDataQueries": [data_query(name, stat, period_s) for name, stat in stats.items()],
-            "StartTime": end - timedelta(seconds=window_s),
-            "EndTime": end,
+            "StartTime": span[0],
+            "EndTime": span[1],
             "ScanBy": "TimestampDescending",
         }
         client = await self._cloudwatch(site)
@@ -141,10 +157,10 @@ class CloudWatch(Alarming):
         formula = self._formula(alarm.metric, alarm.site)
         if formula is None:
             return None
-        stats = {f"a{i}": s for i, s in enumerate(formula.add)} | ({"o": formula.over} if formula.over else {})
-        queries = [data_query(n, s, self._settings.period, returned=False) for n, s in stats.items()]
+        period_s = self._settings.period
+        queries = [data_query(n, s, period_s, returned=False) for n, s in stats_of(formula).items()]
         math = {"Id": "value", "Expression": formula.expression(), "Label": alarm.metric, "ReturnData": True}
-        return request(alarm, [*queries, math], self._settings.period, self._actions(alarm.site))
+        return request(alarm, [*queries, math], period_s, self._actions(alarm.site))
 
     async def put(self, alarm: Alarm) -> str:
         """Create or update it: ``created``, ``updated`` or ``same``. Raises SafetyRefusal for somebody else's alarm."""
@@ -152,6 +168,18 @@ class CloudWatch(Alarming):
         if wanted is None:
             raise BadInput(f"{self._around.component} has no formula for {alarm.metric} at {alarm.site}")
         return await keep(self._aws, await self._cloudwatch(alarm.site), wanted)
+
+
+def stats_of(formula: Formula) -> dict[str, Stat]:
+    """By the ids of its expression."""
+    return {f"a{i}": s for i, s in enumerate(formula.add)} | ({"o": formula.over} if formula.over else {})
+
+
+def _counts(parts: dict[str, Samples]) -> Counts:
+    """Of an error rate's parts. A failed connection may be no request: there are never more errors than requests."""
+    requests = round(sum(parts.get("o", {}).values()))
+    errors = round(sum(v for name, some in parts.items() if name != "o" for v in some.values()))
+    return Counts(max(requests, 0), min(errors, max(requests, 0)))
 
 
 def data_query(name: str, stat: Stat, period_s: int, *, returned: bool = True) -> dict[str, Any]:

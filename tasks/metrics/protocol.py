@@ -190,6 +190,26 @@ class Requests(Protocol):
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Requests that were answered, and how many of them with an error."""
+
+    requests: int
+    errors: int
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A source that counts what a canary's servers answered, and those beside it."""
+
+    async def counted(self, site: str, since: datetime) -> tuple[Counts, Counts]:
+        """The canary's, and the others', both of the same periods: those of the source that ended after ``since``.
+
+        Raises BadInput where the source is not set up for it, Unreachable, NotYet, Rejected.
+        """
+        ...
+
+
+@dataclass(frozen=True)
 class Topic:
     """What an alarm is told to, on its way to the receiver.
 

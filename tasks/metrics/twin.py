@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from tasks.contract import Surroundings
-from tasks.metrics.protocol import Metrics, Reading, Requests, Series, Served, unknown
+from tasks.metrics.protocol import Counted, Counts, Metrics, Reading, Requests, Series, Served, unknown
 from tasks.simulation import Simulation
 from tasks.world import DATABASE_POOL, REQUESTS_S, WEIGHT, World
 
@@ -49,6 +51,18 @@ class MetricsTwin:
         return await self._sim.read(self._around.component, f"series {metric}", look)
 
 
+class CountedTwin(MetricsTwin):
+    """Fulfils ``Metrics`` and ``Counted``: a canary that does as well as what is beside it."""
+
+    async def counted(self, site: str, since: datetime) -> tuple[Counts, Counts]:
+        def look() -> tuple[Counts, Counts]:
+            past_s = max(0.0, (self._world.utc(self._world.now) - since).total_seconds())
+            answered = 0 if site in self._world.down else int(REQUESTS_S * past_s / 10)
+            return Counts(answered, 0), Counts(9 * answered, 0)
+
+        return await self._sim.read(self._around.component, f"counted {site}", look)
+
+
 QUICK = (0.025, 0.05, float("inf"))
 """Buckets; every request is in the first one: what is simulated are servers that do as well as each other."""
 
@@ -74,5 +88,6 @@ class RequestsTwin(MetricsTwin):
 
 TWINS = (
     (Requests, RequestsTwin),
+    (Counted, CountedTwin),
     (Metrics, MetricsTwin),
 )

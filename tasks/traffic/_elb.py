@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.aws import Account, Aws
 from tasks.contract import Facts, Surroundings
-from tasks.errors import BadInput, EffectUnknown, NotYet, RelightError, UnhealthyTarget
+from tasks.errors import BadInput, EffectUnknown, NotYet, Rejected, RelightError, UnhealthyTarget
 from tasks.marks import owned, pairs
 from tasks.traffic._forwarding import Route, of_pool, route
 from tasks.traffic.protocol import Target
@@ -26,12 +26,16 @@ _PAUSES_S = (0.1, 0.3, 0.9)
 
 
 class TargetGroup(BaseModel):
-    """A target group of a pool. ``site``: where its targets run; ``weight``: what it gets when it is ready."""
+    """A target group of a pool. ``site``: where its targets run; ``weight``: what it gets when it is ready.
+
+    ``canary``: its targets are for trying a release; only ``traffic.weigh`` gives it weight, every other step takes it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     site: str
     weight: int = Field(default=100, ge=1, le=999)
+    canary: bool = False
 
 
 class PoolSettings(BaseModel):
@@ -41,6 +45,23 @@ class PoolSettings(BaseModel):
 
     groups: dict[str, TargetGroup] = Field(min_length=1)
     healthy: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _has_one_canary_at_most(self) -> PoolSettings:
+        canaries = self.canaries
+        if len(canaries) > 1 or len(canaries) == len(self.groups):
+            raise ValueError(
+                f"a pool has one canary at most, and a group that is none; here the canaries are {canaries}"
+            )
+        return self
+
+    @property
+    def canaries(self) -> list[str]:
+        return [n for n, g in self.groups.items() if g.canary]
+
+    def needs(self, group: str) -> int:
+        """Healthy targets without which ``group`` gets no weight."""
+        return 1 if self.groups[group].canary else self.healthy
 
 
 class SiteBalancer(BaseModel):
@@ -67,9 +88,21 @@ class View:
     balancer: str
     arns: Mapping[str, str]
     routes: tuple[Route, ...]
+    canaries: frozenset[str] = frozenset()
+    """ARNs."""
 
-    def weights(self, group: str) -> list[int]:
-        return [r.weights.get(self.arns[group], 0) for r in self.routes]
+    def weights(self, group: str, *, named_only: bool = False) -> list[int]:
+        """At each route. ``named_only``: a route that does not name it is meant to do without."""
+        arn = self.arns[group]
+        return [r.weights.get(arn, 0) for r in self.routes if arn in r.weights or not named_only] or [0]
+
+    def told(self, weights: Mapping[str, int]) -> str:
+        """ARN -> weight, for people."""
+        return ", ".join(f"{n} {weights[a]}" for n, a in self.arns.items() if a in weights)
+
+
+Change = tuple[Route, Mapping[str, int]]
+"""A route, and target group ARN -> the weight that it gets there."""
 
 
 class Reading:
@@ -97,15 +130,19 @@ class Reading:
         label = f"{self._around.component}: pool {pool} of {where.load_balancer} in {where.region}"
         (balancer,) = await self._pages(site, "describe_load_balancers", "LoadBalancers", Names=[where.load_balancer])
         arn = balancer["LoadBalancerArn"]
-        groups, listeners = await asyncio.gather(
-            self._pages(site, "describe_target_groups", "TargetGroups", Names=list(settings.groups)),
+        trying = settings.canaries
+        steady = [n for n in settings.groups if n not in trying]
+        groups, canaries, listeners = await asyncio.gather(
+            self._pages(site, "describe_target_groups", "TargetGroups", Names=steady),
+            _if_there(functools.partial(self._pages, site, "describe_target_groups", "TargetGroups"), trying),
             self._pages(site, "describe_listeners", "Listeners", LoadBalancerArn=arn),
         )
-        arns = {g["TargetGroupName"]: g["TargetGroupArn"] for g in groups}
+        arns = {g["TargetGroupName"]: g["TargetGroupArn"] for g in (*groups, *canaries)}
         await self._marked(site, label, [arn, *arns.values()])
         every = await asyncio.gather(*(self._routes(site, listener) for listener in listeners))
         names = {a: n for n, a in arns.items()}
-        return View(label, arn, arns, tuple(of_pool([r for some in every for r in some], names, label)))
+        trial = frozenset(g["TargetGroupArn"] for g in canaries)
+        return View(label, arn, arns, tuple(of_pool([r for some in every for r in some], names, label)), trial)
 
     async def _routes(self, site: str, listener: Mapping[str, Any]) -> list[Route]:
         where, port = listener["ListenerArn"], listener.get("Port")
@@ -151,7 +188,7 @@ class Reading:
         await self._aws.aclose()
 
     def groups(self, site: str, pool: str) -> dict[str, str]:
-        return {name: g.site for name, g in self._pool(site, pool).groups.items()}
+        return {name: g.site for name, g in self._pool(site, pool).groups.items() if not g.canary}
 
     def sites(self) -> tuple[str, ...]:
         return tuple(self._settings.sites)
@@ -178,48 +215,61 @@ class Weighing(Reading):
     async def _weigh(self, site: str, pool: str, server: str, weight: int) -> None:
         """Give ``server`` this weight at every route, or at none: what was changed is put back where one fails."""
         view = await self._view(site, pool)
-        arn = view.arns[self._known(view, server)]
-        changing = [r for r in view.routes if r.weights.get(arn, 0) != weight]
+        self._known(view, server)
+        await self._give(site, pool, view, {r.label: {server: weight} for r in view.routes})
+
+    async def _give(self, site: str, pool: str, view: View, wanted: Mapping[str, Mapping[str, int]]) -> None:
+        """``wanted``: label of a route -> server -> weight; other servers keep theirs. All of it or nothing."""
+        arns, others = view.arns, dict.fromkeys((a for a in view.arns.values() if a not in view.canaries), 0)
+        given = [(r, {arns[n]: w for n, w in wanted.get(r.label, {}).items()}) for r in view.routes]
+        changing = [(r, g) for r, g in given if any(r.weights.get(a, 0) != w for a, w in g.items())]
         if not changing:
             return
-        await self._must_serve(site, pool, server, view, weight)
+        await self._must_serve(site, pool, view, changing)
         done: list[Route] = []
-        for found in changing:
+        for found, weights in changing:
             try:
-                await self._modify(site, found, {**dict.fromkeys(view.arns.values(), 0), **found.weights, arn: weight})
+                await self._modify(site, found, {**others, **found.weights, **weights})
             except RelightError as e:
                 touched = done if e.state_known else [*done, found]
                 await self._put_back(site, view, touched, e)
                 raise
             done.append(found)
-        now = (await self._view(site, pool)).weights(server)
-        if set(now) != {weight}:
-            raise EffectUnknown(
-                f"{view.label}: {server} was given weight {weight} and reads back {now} at"
-                f" {', '.join(r.label for r in view.routes)}: somebody else writes there, or it is not in effect yet",
-                weights=now,
-            )
-
-    async def _must_serve(self, site: str, pool: str, server: str, view: View, weight: int) -> None:
-        """Nobody is sent to a group with too few healthy targets, and no route is left without any weight."""
-        need = self._pool(site, pool).healthy
-        if weight:
-            states = [t.state for t in await self._targets(site, view.arns[server])]
-            healthy = states.count("healthy")
-            if healthy < need:
-                seen = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states))) or "no targets"
-                raise UnhealthyTarget(
-                    f"{view.label}: {server} has {healthy} healthy targets, {need} wanted ({seen}); nothing was shifted"
-                    " to it. Bring its targets up, or look at their health check.",
-                    healthy=healthy,
-                    wanted=need,
+        now = {r.label: r.weights for r in (await self._view(site, pool)).routes}
+        for found, weights in changing:
+            reads = {a: now.get(found.label, {}).get(a, 0) for a in weights}
+            if reads != weights:
+                raise EffectUnknown(
+                    f"{view.label}: {found.label} was given {view.told(weights)} and reads back {view.told(reads)}:"
+                    " somebody else writes there, or it is not in effect yet",
+                    weights={n: reads[a] for n, a in arns.items() if a in reads},
                 )
-            return
-        bare = [r.label for r in view.routes if not any(w for a, w in r.weights.items() if a != view.arns[server])]
-        if bare:
+
+    async def _must_serve(self, site: str, pool: str, view: View, changing: Sequence[Change]) -> None:
+        """Nobody is sent to a group with too few healthy targets, and no route is left without any weight."""
+        settings = self._pool(site, pool)
+        for server, arn in view.arns.items():
+            if any(g.get(arn, 0) > r.weights.get(arn, 0) for r, g in changing):
+                await self._must_be_healthy(site, view, server, settings.needs(server))
+        for found, weights in changing:
+            meant = {a for a, w in weights.items() if w}  # a canary serves everybody only where that is asked for
+            if not any(w for a, w in {**found.weights, **weights}.items() if a not in view.canaries or a in meant):
+                less = ", ".join(n for n, a in view.arns.items() if weights.get(a) == 0)
+                raise UnhealthyTarget(
+                    f"{view.label}: without {less} {found.label} would have no target group with any weight left, and"
+                    " would answer 503; make another one ready first"
+                )
+
+    async def _must_be_healthy(self, site: str, view: View, server: str, need: int) -> None:
+        states = [t.state for t in await self._targets(site, view.arns[server])]
+        healthy = states.count("healthy")
+        if healthy < need:
+            seen = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states))) or "no targets"
             raise UnhealthyTarget(
-                f"{view.label}: without {server} {', '.join(bare)} would have no target group with any weight left, and"
-                " would answer 503; make another one ready first"
+                f"{view.label}: {server} has {healthy} healthy targets, {need} wanted ({seen}); nothing was shifted"
+                " to it. Bring its targets up, or look at their health check.",
+                healthy=healthy,
+                wanted=need,
             )
 
     async def _modify(self, site: str, found: Route, weights: Mapping[str, int]) -> None:
@@ -278,6 +328,18 @@ class Weighing(Reading):
 def attributes(answer: Mapping[str, Any]) -> dict[str, str]:
     """Of a balancer or a target group, by key."""
     return {a["Key"]: str(a["Value"]) for a in answer["Attributes"]}
+
+
+async def _if_there(describe: Callable[..., Awaitable[list[Any]]], names: list[str]) -> list[Any]:
+    """A canary's group that is not there is no reason to move nobody: a recovery needs none."""
+    if not names:
+        return []
+    try:
+        return await describe(Names=names)
+    except Rejected as e:
+        if e.facts.get("code") != "TargetGroupNotFound":
+            raise
+        return []
 
 
 def _tags_of(arns: list[str], client: Any) -> Any:

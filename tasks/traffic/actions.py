@@ -14,12 +14,13 @@ from tasks.quantities import Duration
 from tasks.traffic._members import Deregister
 from tasks.traffic._pool import Pool, as_fact, confirmed, serves, shown
 from tasks.traffic._route import RoutePrimary
+from tasks.traffic._weigh import Weigh
 from tasks.traffic.protocol import TAKES, Balancer, Members, Server
 from tasks.waiting import insisted, until
 
 Traffic = Annotated[str, ComponentParam("traffic")]
 
-__all__ = ["Deregister", "Drain", "Quiet", "RoutePrimary", "Shift"]
+__all__ = ["Deregister", "Drain", "Quiet", "RoutePrimary", "Shift", "Weigh"]
 
 
 def _pool(ctx: Context, component: str, at: str, name: str) -> Pool:
@@ -65,7 +66,7 @@ class Shift(Undoable):
                 facts={"gone": True, "why": str(e)},
             )
         site, mine = ctx.site(self.to), self._mine(ctx, pool, servers)
-        others = [s for s in servers if s.site != site]
+        others = [s for s in servers if s.site != site or s.canary]
         changes = [f"{s.name}: {s.admin} -> ready" for s in mine if s.admin != "ready"]
         changes += [f"{s.name}: {s.admin} -> drain" for s in others if s.admin in TAKES]
         good = sum(serves(s) for s in mine)
@@ -94,7 +95,9 @@ class Shift(Undoable):
         if evidence.get("gone"):
             return
         pool = _pool(ctx, self.component, self.at, self.pool)
+        canaries = {s.name for s in await pool.servers() if s.canary}  # one that was taken away stays away
         was = {n: "ready" if s["admin"] in TAKES else s["admin"] for n, s in evidence["servers"].items()}
+        was |= {n: "drain" for n in was if n in canaries}
         ready = frozenset(name for name, admin in was.items() if admin == "ready")
         if not ready:
             raise SafetyRefusal(f"{pool.label} had no ready server before; undo would leave it without one")
@@ -103,7 +106,7 @@ class Shift(Undoable):
 
     def _mine(self, ctx: Context, pool: Pool, servers: tuple[Server, ...]) -> list[Server]:
         site = ctx.site(self.to)
-        mine = [s for s in servers if s.site == site]
+        mine = [s for s in servers if s.site == site and not s.canary]
         if len(mine) < self.keep_minimum:
             raise BadInput(
                 f"{pool.label} has {len(mine)} servers of {site}, fewer than keep_minimum {self.keep_minimum}; it has"
@@ -171,7 +174,8 @@ class Drain(Undoable):
     async def undo(self, ctx: Context, evidence: Facts) -> None:
         pool = _pool(ctx, self.component, self.at, self.pool)
         for server in await pool.servers():
-            if evidence["servers"].get(server.name, {}).get("admin") in TAKES and server.admin != "ready":
+            was = evidence["servers"].get(server.name, {}).get("admin")
+            if was in TAKES and server.admin != "ready" and not server.canary:
                 await pool.set(server.name, "ready")
         await pool.persist()
 

@@ -8,23 +8,21 @@ not told by the API: targets that drain are counted instead. Sources: Elastic Lo
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import ClassVar
 
 from pydantic import BaseModel
 
 from tasks.contract import Facts
 from tasks.errors import BadInput
-from tasks.manual import Command, NoManual, aws
 from tasks.traffic._elb import Elbv2Settings, PoolSettings, View, attributes
-from tasks.traffic._elb_quotas import Counting
+from tasks.traffic._elb_shares import Sharing
 from tasks.traffic.protocol import Server, Target
 
 _CROSS_ZONE = "load_balancing.cross_zone.enabled"
 
 
-class Elbv2(Counting):
-    """Fulfils ``Balancer`` and ``Members`` of ``tasks.traffic.protocol``, and ``Quoted``."""
+class Elbv2(Sharing):
+    """Fulfils ``Balancer`` and ``Weighted`` of ``tasks.traffic.protocol``, and ``Quoted``."""
 
     Settings: ClassVar[type[BaseModel]] = Elbv2Settings
     closes_sessions: ClassVar[bool] = False
@@ -38,7 +36,8 @@ class Elbv2(Counting):
         )
 
     def _server(self, pool: str, name: str, settings: PoolSettings, view: View, targets: tuple[Target, ...]) -> Server:
-        weights, group = view.weights(name), settings.groups[name]
+        group = settings.groups[name]
+        weights = view.weights(name, named_only=group.canary)
         healthy = tuple(t.name for t in targets if t.state == "healthy")
         admin = "ready" if all(weights) else "mixed" if any(weights) else "drain"
         return Server(
@@ -47,10 +46,11 @@ class Elbv2(Counting):
             group.site,
             view.arns[name],
             admin,
-            up=len(healthy) >= settings.healthy,
+            up=len(healthy) >= settings.needs(name),
             weight=max(weights) or group.weight,  # a drained server keeps the weight that it gets again
             sessions=sum(t.state in ("draining", "unhealthy.draining") for t in targets),
             members=healthy,
+            canary=group.canary,
         )
 
     async def explain(self, site: str, pool: str) -> Facts:
@@ -84,6 +84,8 @@ class Elbv2(Counting):
         if admin not in ("ready", "drain", "maint"):
             raise BadInput(f"{self._around.component}: admin state {admin!r}; expected ready, drain or maint")
         group = self._group(site, pool, server)
+        if group.canary and admin == "ready":
+            raise BadInput(f"{self._around.component}: {server} is a canary, which gets a share only (traffic.weigh)")
         await self._weigh(site, pool, server, group.weight if admin == "ready" else 0)
 
     async def set_weight(self, site: str, pool: str, server: str, weight: int) -> None:
@@ -91,33 +93,6 @@ class Elbv2(Counting):
             raise BadInput(f"{self._around.component}: weight {weight} of {server}; expected 0 to 999")
         self._group(site, pool, server)
         await self._weigh(site, pool, server, weight)
-
-    async def shift_lines(self, site: str, pool: str, to: str) -> list[Command | NoManual]:
-        """See ``tasks.traffic.manual.CloudByHand``: what is healthy is looked at first, then every route is changed."""
-        view, sites, where = await self._view(site, pool), self.groups(site, pool), self._site(site)
-        mine = [n for n in view.arns if sites[n] == to]
-        region, profile = where.region, self._settings.profile
-        states = "TargetHealthDescriptions[].TargetHealth.State"
-        found: list[Command | NoManual] = [
-            Command(
-                aws(region, profile, "elbv2", "describe-target-health", "--target-group-arn", view.arns[n],
-                    "--query", states, "--output", "text"),
-                "healthy",
-                f"{n}, at least {self._pool(site, pool).healthy} times. Where it is not, stop: nobody would be served.",
-            )
-            for n in mine
-        ]  # fmt: skip
-        weights = {arn: self._pool(site, pool).groups[n].weight if n in mine else 0 for n, arn in view.arns.items()}
-        for route in view.routes:
-            verb, key, value = (
-                ("modify-listener", "--listener-arn", "--default-actions")
-                if route.default
-                else ("modify-rule", "--rule-arn", "--actions")
-            )
-            actions = json.dumps(route.weighing(weights))
-            line = aws(region, profile, "elbv2", verb, key, route.arn, value, actions, "--output", "text")
-            found.append(Command(line, f"{mine[0] if mine else to}", f"{route.label} sends to {to} only."))
-        return found if mine else [NoManual(f"pool {pool} of {site} has no target group of {to}")]
 
     async def close_sessions(self, site: str, pool: str, server: str) -> None:
         """A load balancer of AWS closes nothing on demand: what is open ends by itself, or with its target."""

@@ -8,7 +8,7 @@ from tasks.contract import Context
 from tasks.database.manual import chosen
 from tasks.database.protocol import Database
 from tasks.manual import Command, Manual, NoManual, none
-from tasks.traffic.protocol import Balancer, Server
+from tasks.traffic.protocol import Balancer, Server, Weights
 
 Answer = list[Command | NoManual]
 
@@ -28,6 +28,15 @@ class CloudByHand(Protocol):
 
     async def shift_lines(self, site: str, pool: str, to: str) -> list[Command | NoManual]:
         """All of the pool's weight on the servers of ``to``."""
+        ...
+
+
+@runtime_checkable
+class WeighedByHand(Protocol):
+    """A balancer whose weights the AWS CLI changes."""
+
+    async def weigh_lines(self, site: str, pool: str, weights: Weights) -> list[Command | NoManual]:
+        """These weights, at each route that is named; what gets more is looked at first."""
         ...
 
 
@@ -78,4 +87,12 @@ async def shift(action: Any, ctx: Context) -> Answer:
     return found
 
 
-MANUAL: dict[str, Manual] = {"traffic.route_primary": route_primary, "traffic.shift": shift}
+async def weigh(action: Any, ctx: Context) -> Answer:
+    """The canary's share, as it would be given now."""
+    balancer = ctx.component(action.component, Balancer)
+    if not isinstance(balancer, WeighedByHand):
+        return [none(action, balancer)]
+    return await balancer.weigh_lines(ctx.site(action.at), action.pool, await action.wanted(ctx))
+
+
+MANUAL: dict[str, Manual] = {"traffic.route_primary": route_primary, "traffic.shift": shift, "traffic.weigh": weigh}

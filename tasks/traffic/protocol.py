@@ -25,6 +25,8 @@ class Server:
     sessions: int
     members: tuple[str, ...] = ()
     """Where one entry stands for many (a target group): those of them that pass their check."""
+    canary: bool = False
+    """It is for trying a release: never made ready, only weighed (``Weighted``), and drained with the others."""
 
 
 TAKES = frozenset({"ready", "mixed"})
@@ -93,3 +95,26 @@ class Members(Protocol):
         ...
 
     async def register(self, site: str, pool: str, server: str, target: Target) -> None: ...
+
+
+Weights = dict[str, dict[str, int]]
+"""Label of a route (a listener's default action, or a rule) -> server -> weight."""
+
+
+@runtime_checkable
+class Weighted(Members, Protocol):
+    """A balancer with a canary beside the servers of a pool."""
+
+    def canary(self, site: str, pool: str) -> str:
+        """The server of the pool that is its canary. Raises BadInput where it has none."""
+        ...
+
+    async def weights(self, site: str, pool: str) -> Weights:
+        """Every route of the pool, with the servers that it names. Raises Unreachable, BadInput, SafetyRefusal."""
+        ...
+
+    async def set_weights(self, site: str, pool: str, weights: Weights) -> None:
+        """At every route that is named, or at none. Raises UnhealthyTarget rather than send to nobody healthy, BadInput
+        for a route that is not there (any more), Rejected, EffectUnknown.
+        """
+        ...

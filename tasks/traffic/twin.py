@@ -8,7 +8,7 @@ from typing import Any
 from tasks.contract import Facts, Surroundings
 from tasks.errors import BadInput, UnhealthyTarget
 from tasks.simulation import Simulation
-from tasks.traffic.protocol import Balancer, Members, Server, Target
+from tasks.traffic.protocol import Balancer, Members, Server, Target, Weights
 from tasks.world import DATABASE_POOL, DRAIN_S, WEIGHT, World
 
 
@@ -72,11 +72,11 @@ class BalancerTwin:
 
 
 class GroupsTwin(BalancerTwin):
-    """Fulfils ``Balancer`` and ``Members``: a server is all application servers of a site, as a target group is."""
+    """Fulfils ``Balancer`` and ``Weighted``: a server is all application servers of a site, as a target group is."""
 
     def __init__(self, real: Any, around: Surroundings, world: World, simulation: Simulation) -> None:
         super().__init__(real, around, world, simulation)
-        self._groups: Members = real
+        self._groups: Any = real
 
     async def servers(self, site: str, pool: str) -> tuple[Server, ...]:
         def look() -> tuple[Server, ...]:
@@ -111,7 +111,8 @@ class GroupsTwin(BalancerTwin):
         await self._change(f"set_admin {site} {pool}/{server} {admin}", effect)
 
     def groups(self, site: str, pool: str) -> dict[str, str]:
-        return self._groups.groups(site, pool)
+        found: dict[str, str] = self._groups.groups(site, pool)
+        return found
 
     async def explain(self, site: str, pool: str) -> Facts:
         def look() -> Facts:
@@ -122,12 +123,41 @@ class GroupsTwin(BalancerTwin):
 
     async def targets(self, site: str, pool: str, server: str) -> tuple[Target, ...]:
         def look() -> tuple[Target, ...]:
+            if server not in self._groups.groups(site, pool):  # the canary: one target of its own
+                return (Target(server, 80, "unhealthy" if site in self._world.down else "healthy"),)
             where = self._groups.groups(site, pool)[server]
             out = self._world.deregistered
             names = [n for n in self._world.servers(site, pool) if n.startswith(f"{where}-app") and n not in out]
             return tuple(Target(n, 80, "healthy" if self._world.serving(n) else "unhealthy") for n in names)
 
         return await self._sim.read(self._name, f"targets {site} {pool}/{server}", look)
+
+    def canary(self, site: str, pool: str) -> str:
+        found: str = self._groups.canary(site, pool)
+        return found
+
+    async def weights(self, site: str, pool: str) -> Weights:
+        """One route, to all of them."""
+
+        def look() -> Weights:
+            admin, canary = self._world.servers(site, pool), self.canary(site, pool)
+            ready = {where for n, a in admin.items() for where in (n.rpartition("-app")[0],) if a == "ready"}
+            groups = self._groups.groups(site, pool).items()
+            given = {name: WEIGHT if where in ready else 0 for name, where in groups}
+            return {"listener": {**given, canary: self._world.weights.get((site, canary), 0)}}
+
+        return await self._sim.read(self._name, f"weights {site} {pool}", look)
+
+    async def set_weights(self, site: str, pool: str, weights: Weights) -> None:
+        """Only the canary's: a twin shows no canary that has everything."""
+        canary = self.canary(site, pool)
+
+        def effect() -> None:
+            self._world.servers(site, pool)
+            for given in weights.values():
+                self._world.weights[site, canary] = given[canary]
+
+        await self._change(f"set_weights {site} {pool} {weights}", effect)
 
     async def deregister(self, site: str, pool: str, server: str, target: Target) -> None:
         await self._change(f"deregister {site} {target.name}", lambda: self._world.deregistered.add(target.name))

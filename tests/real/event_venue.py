@@ -139,6 +139,45 @@ class Lag:
         self._thread.join(20)
 
 
+GROUPS = {"app": "73e2d6bc24d8a067", "canary": "6d0ecf831eec9f09"}
+"""Of west's target groups: the last part of each name."""
+
+
+class Clients:
+    """What west's load balancer tells CloudWatch, of the minute that it is, all the time: requests of both groups."""
+
+    def __init__(self, server: Any, errors: int) -> None:
+        self._watch, self._errors = server.client("cloudwatch", REGIONS["west"]), errors
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> None:
+        self._say()
+        self._thread.start()
+
+    def __exit__(self, *_how: object) -> None:
+        self._over.set()
+        self._thread.join(60)
+
+    def _tell(self) -> None:
+        while not self._over.wait(0.5):
+            self._say()
+
+    def _say(self) -> None:
+        now, points = datetime.now(UTC), []
+        for group, requests, errors in (("app", 360, 0), ("canary", 40, self._errors)):
+            name = f"targetgroup/venue-west-{group}/{GROUPS[group]}"
+            balancer = f"app/venue-west/{BALANCER['west']}"
+            of = [{"Name": "LoadBalancer", "Value": balancer}, {"Name": "TargetGroup", "Value": name}]
+            values = {"RequestCount": requests, "HTTPCode_Target_5XX_Count": errors, "TargetResponseTime": 0.1}
+            points += [
+                {"MetricName": m, "Dimensions": of, "Timestamp": now, "Value": v}
+                for m, v in values.items()
+                if v  # a count is only told when it is not 0
+            ]
+        self._watch.put_metric_data(Namespace="AWS/ApplicationELB", MetricData=points)
+
+
 class Account:
     """What somebody set up beforehand, and the processes of two regions. Use inside an ExitStack."""
 
@@ -180,7 +219,10 @@ class Account:
         balancer = elb.create_load_balancer(Name=f"venue-{site}", Subnets=subnets, Tags=TAG)["LoadBalancers"][0]
         group = elb.create_target_group(Name=f"venue-{site}-app", Protocol="HTTP", Port=80, VpcId=vpc, Tags=TAG)
         arn = group["TargetGroups"][0]["TargetGroupArn"]
-        config = {"TargetGroups": [{"TargetGroupArn": arn, "Weight": 100}]}
+        trial = elb.create_target_group(
+            Name=f"venue-{site}-canary", Protocol="HTTP", Port=80, VpcId=vpc, TargetType="ip", Tags=TAG
+        )["TargetGroups"][0]["TargetGroupArn"]
+        config = {"TargetGroups": [{"TargetGroupArn": arn, "Weight": 100}, {"TargetGroupArn": trial, "Weight": 0}]}
         elb.create_listener(
             LoadBalancerArn=balancer["LoadBalancerArn"],
             Protocol="HTTP",
@@ -415,6 +457,20 @@ class Account:
             for m in range(3)
         ]
         watch.put_metric_data(Namespace="AWS/ApplicationELB", MetricData=points)
+
+    def weights(self, site: str) -> dict[str, int]:
+        """Target group -> its weight, at the balancer's one listener."""
+        elb = self.server.client("elbv2", REGIONS[site])
+        (balancer,) = elb.describe_load_balancers(Names=[f"venue-{site}"])["LoadBalancers"]
+        (listener,) = elb.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]
+        given = listener["DefaultActions"][0]["ForwardConfig"]["TargetGroups"]
+        return {g["TargetGroupArn"].split("/")[1].removeprefix(f"venue-{site}-"): g["Weight"] for g in given}
+
+    def canary(self, site: str, *addresses: str) -> None:
+        """These are the targets of the canary's group."""
+        elb = self.server.client("elbv2", REGIONS[site])
+        (group,) = elb.describe_target_groups(Names=[f"venue-{site}-canary"])["TargetGroups"]
+        elb.register_targets(TargetGroupArn=group["TargetGroupArn"], Targets=[{"Id": a, "Port": 80} for a in addresses])
 
     def desired(self, site: str) -> int:
         groups = self.server.client("autoscaling", REGIONS[site]).describe_auto_scaling_groups()

@@ -85,7 +85,9 @@ class Supabase:
     heard: list[tuple[str, str, Any]] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     faults: deque[str] = field(default_factory=deque)
-    """Of the next requests: ``lost``, ``dropped``, ``429``, ``503``."""
+    """Of the next requests: ``lost``, ``dropped``, ``429``, ``503``, ``403``."""
+    frozen: bool = False
+    """A new size of the pool is answered as asked, and takes no effect."""
     limit: int = 60
     times: deque[float] = field(default_factory=deque)
     works: list[threading.Timer] = field(default_factory=list)
@@ -109,6 +111,8 @@ class Supabase:
         self.times.append(now)
         if len(self.times) > self.limit or fault == "429":
             return Response('{"message": "ThrottlerException: Too Many Requests"}', 429, {"Retry-After": "1"})
+        if fault == "403":  # a fine-grained token without database_pooling_config_write, say
+            return _json({"message": "Your account does not have the necessary privileges"}, 403)
         if fault == "503":
             return Response("upstream connect error", 503)
         if fault == "dropped":
@@ -223,12 +227,17 @@ class Supabase:
         return Response("", 201)
 
     def _pooler(self, _given: Any) -> Response:
+        """SupavisorConfigResponse: a row for each database of the project."""
         sizes = {"pool_mode": "transaction", "default_pool_size": self.pool_size, "max_client_conn": 200}
-        return _json([{"identifier": REF, "database_type": "PRIMARY", **sizes}])
+        rows = [{"identifier": d["identifier"], "database_type": "READ_REPLICA", **sizes} for d in self.databases]
+        return _json([*rows, {"identifier": REF, "database_type": "PRIMARY", **sizes}])
 
     def _resize(self, given: Any) -> Response:
-        self.pool_size = given["default_pool_size"]
-        return _json({"default_pool_size": self.pool_size, "pool_mode": "transaction"})
+        """UpdateSupavisorConfigResponse."""
+        size = given.get("default_pool_size", self.pool_size)
+        if not self.frozen:
+            self.pool_size = size
+        return _json({"default_pool_size": size, "pool_mode": "transaction"})
 
     def _restart(self, given: Any) -> Response:
         if given.get("restart_database") and self.on_restart:

@@ -18,12 +18,14 @@ from ruamel.yaml import YAML
 
 from flows.intake import reconcile
 from tasks.clock import LoopClock
-from tasks.contract import Surroundings
-from tasks.errors import BadInput, Rejected, SafetyRefusal
+from tasks.contract import Context, RunInfo, Surroundings
+from tasks.errors import BadInput, NotYet, Rejected, SafetyRefusal
 from tasks.metrics import readiness
 from tasks.metrics._alarming import CloudWatchSettings
 from tasks.metrics._alarms import Alarm, Composite, every, fires
+from tasks.metrics.actions import Within
 from tasks.metrics.cloudwatch import CloudWatch
+from tasks.metrics.protocol import Counts
 from tasks.network import Sockets
 from tasks.readiness import Asked, Part
 
@@ -137,6 +139,62 @@ def test_a_check_looks_back_only_as_far_as_it_says_and_no_shorter_than_the_perio
     assert (before.state, before.value) == ("no-data", None)
     with pytest.raises(BadInput, match="its period is 60 s"):
         ask(lambda source: source.now("cpu_usage", 90))
+
+
+OF_GROUPS = {
+    "north": {
+        "region": "us-east-1",
+        "load_balancer": "app/shop/1",
+        "target_group": "targetgroup/shop-canary/2",
+        "beside": "targetgroup/shop-app/3",
+    }
+}
+
+
+def test_a_canarys_target_group_is_read_by_itself_and_counted_beside_the_other(aws):
+    groups = [{**BALANCER, "TargetGroup": OF_GROUPS["north"][k]} for k in ("target_group", "beside")]
+    for of, requests, errors in zip(groups, (100.0, 900.0), (5.0, None), strict=True):
+        put(aws["us-east-1"], "AWS/ApplicationELB", "RequestCount", of, {9: requests, 3: requests, 2: requests})
+        if errors:
+            put(aws["us-east-1"], "AWS/ApplicationELB", "HTTPCode_Target_5XX_Count", of, {9: errors, 3: errors})
+            put(aws["us-east-1"], "AWS/ApplicationELB", "TargetConnectionErrorCount", of, {2: 8.0})
+    put(aws["us-east-1"], "AWS/ApplicationELB", "RequestCount", BALANCER, {2: 1000.0})
+    assert now("error_rate", sites=OF_GROUPS)["north"].value == 8.0, "of the newest minute, and of no other group"
+    since = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=4)
+    counts = ask(lambda source: source.counted("north", since), sites=OF_GROUPS)
+    assert counts == (Counts(200, 13), Counts(1800, 0))
+    with pytest.raises(BadInput, match="needs load_balancer, target_group"):
+        ask(lambda source: source.counted("north", since))
+
+
+def test_a_canary_without_data_is_not_within(aws):
+    async def watch(source):
+        step = Within.model_validate(
+            {"metric": "error_rate", "below": "5%", "site": "north", "for": "1s", "every": "1s"}
+        )
+        clock = LoopClock()
+        run = RunInfo("r", "shop", "canary", "graceful", 1, clock.utc().isoformat())
+        ctx = Context(run, clock, {"north": "north"}, lambda _n: source, clock.monotonic() + 3)
+        with pytest.raises(NotYet, match="error_rate of north is unknown"):
+            await step.apply(ctx, await step.observe(ctx))
+
+    ask(watch, sites=OF_GROUPS)
+
+
+def test_an_aurora_cluster_is_read_by_its_own_measures(aws):
+    of = {"DBClusterIdentifier": "shop"}
+    site = {"region": "us-east-1", "cluster": "shop", "max_connections": 200, "storage_gib": 1000}
+    for name, value in (
+        ("AuroraGlobalDBReplicationLag", 1500.0),
+        ("DatabaseConnections", 50.0),
+        ("VolumeBytesUsed", 2.0**30),
+    ):
+        put(aws["us-east-1"], "AWS/RDS", name, of, {2: value})
+
+    async def read(source):
+        return [(await source.now(name))[0].value for name in ("replication_lag", "connection_count", "disk_usage")]
+
+    assert ask(read, sites={"north": site}) == [1.5, 25.0, pytest.approx(0.1)]
 
 
 def test_a_window_is_read_over_every_page(aws):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
+import shlex
 from types import SimpleNamespace
 
 import aws as ground
@@ -26,6 +29,7 @@ from tasks.network import Sockets
 from tasks.readiness import Asked, Part
 from tasks.traffic import actions
 from tasks.traffic.elbv2 import PROVIDER
+from tasks.traffic.manual import MANUAL
 from tasks.traffic.twin import GroupsTwin
 from tasks.world import World
 
@@ -385,6 +389,210 @@ def test_database_connections_are_not_routed_here(balancer):
             await actions.RoutePrimary(at="west").observe(ctx)
 
     elb(test)
+
+
+# ---- a canary's group beside the others ----
+
+CANARY = {"pool": {"groups": {"west-app": {"site": "west"}, "east-app": {"site": "east", "weight": 80}}}}
+CANARY["pool"]["groups"]["west-canary"] = {"site": "west", "canary": True}
+BEFORE = {"listener 80": (100, 0), "listener 80 rule 7": (100, 0)}
+
+
+@pytest.fixture
+def canary(balancer):
+    """A canary's group with one target, named by one listener and its rule, not by the other listener."""
+    elb = balancer.elb
+    vpc = elb.describe_target_groups(Names=["west-app"])["TargetGroups"][0]["VpcId"]
+    made = elb.create_target_group(Name="west-canary", Protocol="HTTP", Port=80, VpcId=vpc, TargetType="ip", Tags=TAG)
+    arn = balancer.canary = made["TargetGroups"][0]["TargetGroupArn"]
+    elb.register_targets(TargetGroupArn=arn, Targets=[{"Id": "10.0.0.30", "Port": 80}])
+    every = {**balancer.groups, "west-canary": arn}
+    groups = [{"TargetGroupArn": a, "Weight": WEIGHTS.get(n, 0)} for n, a in every.items()]
+    forward = [{"Type": "forward", "ForwardConfig": {"TargetGroups": groups}}]
+    elb.modify_listener(ListenerArn=balancer.listeners[0], DefaultActions=forward)
+    elb.modify_rule(RuleArn=balancer.rule, Actions=forward)
+    return balancer
+
+
+def shares(balancer):
+    """route -> (weight of west-app, weight of the canary), of the routes that name it."""
+    names = {a: n for n, a in balancer.groups.items()} | {balancer.canary: "canary"}
+    found = {}
+    for label, told in (
+        ("listener 80", balancer.elb.describe_listeners(ListenerArns=balancer.listeners[:1])["Listeners"][0]),
+        ("listener 80 rule 7", balancer.elb.describe_rules(RuleArns=[balancer.rule])["Rules"][0]),
+    ):
+        action = (told.get("DefaultActions") or told.get("Actions"))[0]
+        have = {names[g["TargetGroupArn"]]: g["Weight"] for g in action["ForwardConfig"]["TargetGroups"]}
+        assert have["east-app"] in (0, 80)
+        found[label] = (have["west-app"], have["canary"])
+    return found
+
+
+def weigh(share):
+    return actions.Weigh.model_validate({"at": "west", "share": share})
+
+
+def test_a_canary_gets_its_share_where_it_is_named_and_undo_takes_it_away(canary):
+    async def test(traffic):
+        ctx = strict.context({"traffic": traffic}, left_s=120)
+        seen, facts, after = await take(weigh("20%"), ctx)
+        assert seen.changes[:2] == ("listener 80: west-canary 0 -> 25", "listener 80 rule 7: west-canary 0 -> 25")
+        assert "keep it for 60 s" in seen.changes[2]
+        assert "west-canary has 0% of the requests, and 1 healthy targets" in seen.summary
+        assert (facts["share"], after.holds) == (dict.fromkeys(BEFORE, 20.0), True)
+        assert shares(canary) == dict.fromkeys(BEFORE, (100, 25))
+        other = canary.elb.describe_listeners(ListenerArns=canary.listeners[1:])["Listeners"][0]["DefaultActions"][0]
+        assert len(other["ForwardConfig"]["TargetGroups"]) == 2, "a listener that has no canary gets none"
+        assert (await weigh("20%").observe(ctx)).holds
+        await weigh("20%").undo(ctx, seen.facts)
+        assert shares(canary) == BEFORE
+        back = await weigh("0%").observe(ctx)
+        assert back.holds
+        await weigh("0%").undo(ctx, facts | {"weights": {"listener 80": {"west-app": 100, "west-canary": 25}}})
+        assert shares(canary) == BEFORE, "no undo gives a canary more than it has"
+
+    elb(test, **CANARY)
+
+
+def test_a_canary_with_all_requests_needs_as_many_targets_and_gives_them_back(canary):
+    async def test(traffic):
+        ctx = strict.context({"traffic": traffic}, left_s=120)
+        seen = await weigh("100%").observe(ctx)
+        with pytest.raises(UnhealthyTarget, match=r"1 healthy targets, and 100% .* west-app \(2 healthy\) want 2"):
+            await weigh("100%").apply(ctx, seen)
+        assert shares(canary) == BEFORE
+        canary.elb.register_targets(TargetGroupArn=canary.canary, Targets=[{"Id": "10.0.0.31", "Port": 80}])
+        await take(weigh("100%"), ctx)
+        assert shares(canary) == dict.fromkeys(BEFORE, (0, 100))
+        canary.server.set(unhealthy=["10.0.0.10", "10.0.0.11"])
+        with pytest.raises(UnhealthyTarget, match="nobody beside canary west-canary is healthy"):
+            await weigh("0%").apply(ctx, await weigh("0%").observe(ctx))
+        canary.server.set(unhealthy=["10.0.0.10"])
+        with pytest.raises(UnhealthyTarget, match="west-app has 1 healthy targets, 2 wanted"):
+            await weigh("0%").apply(ctx, await weigh("0%").observe(ctx))
+        assert shares(canary) == dict.fromkeys(BEFORE, (0, 100))
+        canary.server.set(unhealthy=[])
+        await take(weigh("0%"), ctx)
+        assert shares(canary) == BEFORE
+
+    elb(test, **CANARY)
+
+
+def _forwards(canary, *groups):
+    """The listener and its rule send to ``groups`` (ARN, weight) and to nobody else."""
+    found = [{"TargetGroupArn": arn, "Weight": weight} for arn, weight in groups]
+    forward = [{"Type": "forward", "ForwardConfig": {"TargetGroups": found}}]
+    canary.elb.modify_listener(ListenerArn=canary.listeners[0], DefaultActions=forward)
+    canary.elb.modify_rule(RuleArn=canary.rule, Actions=forward)
+
+
+def _named_nowhere(canary):
+    _forwards(canary, (canary.groups["west-app"], 100))
+
+
+def _drained(canary):
+    """What is drained is not served by a canary instead, nor made ready by its step."""
+    _forwards(canary, (canary.groups["west-app"], 0), (canary.canary, 0))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "says"),
+    [
+        (lambda c: c.server.set(unhealthy=["10.0.0.30"]), UnhealthyTarget, "canary west-canary has 0 healthy targets"),
+        (_drained, BadInput, "forwards to west-canary and to a server beside it, with weight"),
+        (_named_nowhere, BadInput, "none of listener 80, listener 80 rule 7, listener 8080 forwards to west-canary"),
+        (
+            lambda c: c.elb.remove_tags(ResourceArns=[c.canary], TagKeys=["relight:system"]),
+            SafetyRefusal,
+            "west-canary.* is not marked as a part of system venue",
+        ),
+    ],
+    ids=["unhealthy", "drained", "another-balancers", "unmarked"],
+)
+def test_a_canary_is_refused_at_the_moment_of_the_change(canary, spoil, error, says):
+    async def test(traffic):
+        ctx = strict.context({"traffic": traffic}, left_s=120)
+        seen = await weigh("20%").observe(ctx)
+        spoil(canary)
+        calls = weights_of_all(canary)
+        with pytest.raises(error, match=says):
+            await weigh("20%").apply(ctx, seen)
+        assert weights_of_all(canary) == calls, "nothing was changed"
+
+    elb(test, **CANARY)
+
+
+def weights_of_all(balancer):
+    """Every action, as it is."""
+    rules = balancer.elb.describe_rules(RuleArns=[balancer.rule])["Rules"]
+    return [
+        balancer.elb.describe_listeners(ListenerArns=balancer.listeners)["Listeners"][n]["DefaultActions"]
+        for n in (0, 1)
+    ] + [rules[0]["Actions"]]
+
+
+def test_a_share_that_fails_half_way_is_put_back_and_the_guard_stands_before_it(canary):
+    def held():
+        raise LeaseHeld("epoch moved")
+
+    async def test(traffic):
+        ctx = strict.context({"traffic": traffic}, left_s=120, guard=held)
+        with pytest.raises(LeaseHeld):
+            await weigh("20%").apply(ctx, await weigh("20%").observe(ctx))
+        canary.server.fault("ModifyRule", "IncompatibleProtocols")
+        ctx = strict.context({"traffic": traffic}, left_s=120)
+        with pytest.raises(Rejected, match="IncompatibleProtocols"):
+            await weigh("20%").apply(ctx, await weigh("20%").observe(ctx))
+        assert shares(canary) == BEFORE
+
+    elb(test, **CANARY)
+
+
+def test_a_move_takes_a_canarys_weight_away_and_needs_no_canary(canary):
+    async def test(traffic):
+        ctx = strict.context({"traffic": traffic}, left_s=120)
+        await take(weigh("20%"), ctx)
+        with pytest.raises(UnhealthyTarget, match="would answer 503"):
+            await traffic.set_admin("west", "app", "west-app", "drain")  # the canary would get everything
+        with pytest.raises(BadInput, match="gets a share only"):
+            await traffic.set_admin("west", "app", "west-canary", "ready")
+        seen, _, after = await take(SHIFT, ctx)
+        assert "west-canary: ready -> drain" in seen.changes
+        assert after.holds
+        assert shares(canary) == dict.fromkeys(BEFORE, (0, 0))
+        await SHIFT.undo(ctx, seen.facts)
+        assert shares(canary) == BEFORE, "a move that is undone gives a canary nothing"
+
+    elb(test, **CANARY)
+    _named_nowhere(canary)
+    canary.elb.delete_target_group(TargetGroupArn=canary.canary)
+
+    async def without(traffic):
+        ctx = strict.context({"traffic": traffic}, left_s=120)
+        _, _, after = await take(SHIFT, ctx)
+        assert after.holds
+
+    elb(without, **CANARY)
+
+
+def test_the_commands_by_hand_give_a_canary_its_share(canary):
+    commands = []
+
+    async def test(traffic):
+        ctx = strict.context({"traffic": traffic}, left_s=120)
+        commands.extend(await MANUAL["traffic.weigh"](weigh("20%"), ctx))
+
+    elb(test, **CANARY)
+    look, *changes = [dict(itertools.pairwise(shlex.split(c.run))) for c in commands]
+    assert look["--target-group-arn"] == canary.canary, "what gets more is looked at first"
+    for words in changes:  # the AWS CLI itself takes such lines in test_event_venue
+        if "--listener-arn" in words:
+            arn, given = words["--listener-arn"], json.loads(words["--default-actions"])
+            canary.elb.modify_listener(ListenerArn=arn, DefaultActions=given)
+        else:
+            canary.elb.modify_rule(RuleArn=words["--rule-arn"], Actions=json.loads(words["--actions"]))
+    assert shares(canary) == dict.fromkeys(BEFORE, (100, 25))
 
 
 async def story(told, traffic):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import strict
 from aws_rds import Plant
-from event_venue import AURORA, RDS, REGIONS, Account, Project
+from event_venue import AURORA, RDS, REGIONS, Account, Clients, Project
 from patience import until
 from pg_cluster import Cluster
 from strict_route53 import strict_route53
@@ -205,6 +205,36 @@ def test_an_update_goes_back_by_itself_on_errors_and_stays_without(account):
     good = Ran(account, "update", "graceful", given=given)
     assert good.code == 0, good.said()
     assert account.versions("west") == account.versions("east") == {"2"}
+
+
+CANARY = {"watch": "2s", "glance": "2s", "patience": "90s", "minimum": "60"}
+ALL_BACK = {"app": 100, "canary": 0}
+
+
+@pytest.mark.parametrize("account", [RDS], ids=["rds"], indirect=True)
+def test_a_canary_gets_a_share_and_gives_it_back_and_at_once_where_it_fails(account):
+    book = account.files / "canary.yaml"
+    book.write_text(book.read_text().replace("every: 10s", "every: 1s").replace("every: 5s", "every: 1s"))
+    none = Ran(account, "canary", "graceful", given=CANARY)
+    assert (none.code, none.outcomes["canary"]) == (1, "undone"), none.said()
+    assert "venue-west-canary has 0 healthy targets" in none.report.reason
+    assert "ModifyListener" not in {c.operation for c in none.calls}, "nothing was changed"
+    account.canary("west", "10.0.0.30")
+    account.server.fault("ModifyListener", "throttle")
+    account.server.fault("DescribeTargetHealth", "throttle")
+    with Clients(account.server, errors=0):
+        good = Ran(account, "canary", "graceful", given=CANARY)
+    assert good.code == 0, good.said()
+    assert set(good.outcomes.values()) == {"done"}, good.said()
+    assert [c.operation for c in good.calls].count("ModifyListener") == 3, "throttled, the share, and back"
+    assert account.weights("west") == ALL_BACK
+    with Clients(account.server, errors=20):
+        bad = Ran(account, "canary", "graceful", given=CANARY)
+    assert bad.code == 1, bad.said()
+    assert (bad.outcomes["canary-compared"], bad.outcomes["canary"]) == ("failed", "undone"), bad.said()
+    assert "the canary answers more errors: canary n=" in bad.report.reason
+    assert [c.operation for c in bad.calls].count("ModifyListener") == 2, "it had its share"
+    assert account.weights("west") == ALL_BACK
 
 
 TYPED = ("aws ", "for ", "PGCONNECT_TIMEOUT=")

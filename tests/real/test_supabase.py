@@ -13,10 +13,19 @@ from supabase_server import ORGANIZATION, REF, TOKEN, supabase
 
 from tasks.clock import LoopClock
 from tasks.contract import Surroundings
-from tasks.database.actions import Fence, Promote, Rejoin, Restart, Restore
+from tasks.database.actions import Fence, Limit, Promote, Rejoin, Restart, Restore
 from tasks.database.protocol import Database, Limited, Operated, Restartable, Restorable
 from tasks.database.supabase import PROVIDER
-from tasks.errors import EffectUnknown, LossAboveBudget, NotFenced, NotYet, Rejected, SafetyRefusal, Unreachable
+from tasks.errors import (
+    BadInput,
+    EffectUnknown,
+    LossAboveBudget,
+    NotFenced,
+    NotYet,
+    Rejected,
+    SafetyRefusal,
+    Unreachable,
+)
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -194,6 +203,59 @@ def test_pooler_networks_bans_health_restart(venue):
         run = Run(db)
         assert (await run.step(Restart(site="west")))["outcome"] == "done"
         assert (await run.step(Restart(site="west")))["outcome"] == "already"
+
+    venue.play(story)
+
+
+def test_the_pool_has_the_size_of_the_plan_or_nothing_is_changed(venue):
+    server, path = venue.server, "/config/database/pooler"
+    room = int(venue.cluster.query("west-pg1", "SHOW max_connections")[0][0]) - 3
+
+    def limit(maximum, site="west"):
+        return Limit(site=site, minimum=20, maximum=maximum, pooler="database")
+
+    def told():
+        return [given for given in venue.asked(path) if given]
+
+    async def story(db):
+        run = Run(db)
+        seen = await limit(30).observe(run.context(60))
+        assert seen.changes == (
+            "the pooler of west keeps up to 15 server connections, 15 a user → up to 30, 30 a user",
+        )
+        assert told() == []
+        for maximum, error, says in (
+            (4000, BadInput, "Supabase takes 1 to 3000"),
+            (room + 1, Rejected, f"more than the {room} that main takes"),
+        ):
+            with pytest.raises(error, match=says):
+                await run.step(limit(maximum))
+        with pytest.raises(Rejected, match="no replica in east"):
+            await run.step(limit(30, "east"))
+        server.databases.append({"identifier": "rr", "region": "eu-central-1", "type": "READ_REPLICA", "status": "x"})
+        with pytest.raises(Rejected, match="of the project's own database, which is in west"):
+            await run.step(limit(30, "east"))
+        assert (await db.pool_limits("east")).size == 15
+        server.name = "somebody else's"
+        with pytest.raises(Rejected, match="nothing was changed"):
+            await run.step(limit(30))
+        server.name = "venue"
+        server.faults.extend(["", "", "403"])  # the look, the name, the change
+        with pytest.raises(Rejected, match=r"PATCH .* is not allowed, HTTP 403 .*look at the token"):
+            await run.step(limit(30))
+        assert (told(), server.pool_size) == ([], 15)
+        server.frozen = True
+        ctx = run.context(60)
+        await limit(30).apply(ctx, await limit(30).observe(ctx))
+        assert not (await limit(30).confirm(ctx)).holds, "read back, and not believed"
+        assert server.pool_size == 15
+        server.frozen = False
+        server.faults.extend(["", "", "lost"])
+        with pytest.raises(EffectUnknown):
+            await run.step(limit(30))
+        assert (await run.step(limit(30)))["outcome"] == "already", "what was lost is looked at"
+        assert (await run.step(limit(35)))["maximum"] == 35
+        assert told() == [{"default_pool_size": n} for n in (30, 30, 35)]
 
     venue.play(story)
 

@@ -87,6 +87,17 @@ def test_a_restore_that_is_done_is_known_whenever_the_engine_died(scenario):
         assert (story.verdict, story.violations) == ("succeeded", []), event
 
 
+def test_a_canary_in_the_cloud_that_is_no_worse_is_over_whenever_the_engine_died():
+    what = case("healthy", "graceful", "canary", system="event-venue")
+    calm = play(what, (), None)
+    assert (calm.verdict, calm.violations) == ("succeeded", [])
+    changed = [e.what for e in calm.trace if "set_weights" in e.what]
+    assert len(changed) >= 2, "the share, and back"
+    for event in [e for e in calm.trace if e.kind == "record"][2::5]:
+        story = play(what, (Deviation(event.at, "kill-torn"),), calm.end)
+        assert (story.verdict, story.violations) == ("succeeded", []), event
+
+
 def test_a_bound_spreads_evenly():
     many = [(Deviation(n, "kill"),) for n in range(1, 101)]
     assert [s[0].at for s in spread(many, 4)] == [1, 26, 51, 76]
