@@ -74,6 +74,7 @@ prove-event-venue prove-event-venue-aurora: prove-%: install
 prove-event-venue-supabase: install
 	$(BIN)/relight prove restore --system event-venue-supabase --mode forced --scenario healthy $(CLOUD)
 	$(BIN)/relight prove restore --system event-venue-supabase --mode forced --scenario kill-primary --waive fence='it is dead' $(CLOUD)
+	$(BIN)/relight prove update --system event-venue-supabase --mode graceful --scenario healthy $(CLOUD)
 
 crash: install ## the engine killed at every record of a real failover, each in a failover of its own
 	RELIGHT_CRASH=all $(BIN)/python -m pytest -s tests/real/test_crash.py
