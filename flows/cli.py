@@ -122,8 +122,9 @@ def _kept(text: str) -> str:
 
 
 def _leave(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by whoever started us (`>&-`)
+            stream.flush()
     # Not sys.exit: a call that hangs in a thread, or Prefect's exit hooks for a server that is gone, would hold the
     # process for minutes. What matters is on disk.
     os._exit(code)
@@ -171,13 +172,14 @@ def _time(text: str | None) -> datetime | None:
         return None
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        found = found if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):  # the first and last hours of all years are none in UTC
         raise BadInput(f"--incident-started {text!r}: expected ISO 8601, for example 2026-11-23T22:00:00Z") from None
     if found.tzinfo is None:
         raise BadInput(f"--incident-started {text!r} has no time zone; write it with Z or +01:00")
     if found > datetime.now(UTC):
         raise BadInput(f"--incident-started {text!r} is in the future")
-    return found.astimezone(UTC)
+    return found
 
 
 def _follow(request: launch.Request | str, *, offline: bool) -> report.Report:
@@ -325,3 +327,7 @@ def lab(context: typer.Context) -> None:
     """
     script = places.data("deployments") / "lab" / "lab.py"
     raise typer.Exit(subprocess.run([sys.executable, str(script), *context.args], check=False).returncode)
+
+
+if __name__ == "__main__":  # python -m flows.cli: the same, not nothing and 0
+    main()
