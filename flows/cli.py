@@ -311,8 +311,8 @@ def drill(
         err.print(f"· {text}", style="dim")
 
     if trigger == "alert":
-        if fault == "none" or not synchronous:
-            raise BadInput("an alert starts no planned move, and no run that may lose data: not with none, nor --async")
+        if fault == "none" or mode == "graceful" or not synchronous:
+            raise BadInput("an alert starts no planned move (none, graceful), and no run that may lose data (--async)")
         result = gameday.drill(asked, alertdrill.followed(view.Progress(err)), say, lambda: alertdrill.receiving(say))
     else:
         result = gameday.drill(asked, lambda request: _follow(request, offline=offline), say)

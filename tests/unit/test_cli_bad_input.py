@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
-from flows.engine import killswitch, places
+from flows.engine import gameday, killswitch, places
 from flows.engine.validate import validate_paths
 from flows.intake.history import History
 from flows.intake.inbox import FILE, Inbox
@@ -121,3 +121,15 @@ def test_without_a_standard_output(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     cli._leave(2)
     assert codes == [2]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--fault", "kill-primry"), "Did you mean 'kill-primary'?"),
+        (("--mode", "graceful", "--trigger", "alert"), "an alert starts no planned move"),  # it made a forced one
+    ],
+)
+def test_a_drill_that_cannot_be_starts_nothing(monkeypatch, words, says):
+    monkeypatch.setattr(gameday, "_is_up", lambda: pytest.fail("the lab was looked at"))
+    assert says in said("drill", *words)
