@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows import cli
+from flows import cli, cli_serve
 from flows.engine import gameday, killswitch, places
 from flows.engine.validate import validate_paths
 from flows.intake.history import History
 from flows.intake.inbox import FILE, Inbox
+from flows.intake.listening import host_and_port
 from tasks.errors import BadInput
 
 LONG = "a" * 300
@@ -133,3 +134,12 @@ def test_without_a_standard_output(monkeypatch):
 def test_a_drill_that_cannot_be_starts_nothing(monkeypatch, words, says):
     monkeypatch.setattr(gameday, "_is_up", lambda: pytest.fail("the lab was looked at"))
     assert says in said("drill", *words)
+
+
+@pytest.mark.parametrize("listen", ["foo", ":8420", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:99999", "127.0.0.1:²"])
+def test_an_address_to_listen_at_is_checked_before_anything_starts(monkeypatch, listen):
+    """`relight serve` went on without its receiver, which was started again and again."""
+    monkeypatch.setattr(cli_serve.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli_serve.supervisor.Supervisor, "go", lambda *_: pytest.fail("it began"))
+    assert "expected HOST:PORT" in said("serve", "--no-prefect", "--listen", listen)
+    assert host_and_port("[::1]:8420") == ("::1", 8420)
