@@ -60,7 +60,8 @@ from tasks.secrets import redact
 
 app = typer.Typer(
     name="relight",
-    help="Bring a dark site back: plan, run and prove disaster-recovery runbooks.",
+    help="Bring a dark site back: plan, run and prove disaster-recovery runbooks.\n\nExample: `relight plan failover"
+    " --system lab`, then `relight run failover --system lab`",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
