@@ -58,14 +58,15 @@ def rto_artifact(result: report.Report) -> tuple[str, list[dict[str, Any]], str]
             "component": component,
             "objective": report.seconds(o.rto_s),
             "actual": report.seconds(o.actual_s),
-            "verdict": report.yes_no(o.met),
+            "verdict": report.rto_told(o),
         }
         for component, o in result.objectives.items()
     ]
     # the cards of the UI show only the description: it has to answer by itself
     told = [f"{row['component']} {row['actual']} of {row['objective']}: {row['verdict']}" for row in rows]
     # first, since cards cut it off
-    all_ = "No objectives" if not told else "All met" if all(o.met for o in result.objectives.values()) else "Missed"
+    met = {"pending" if o.pending else o.met for o in result.objectives.values()} - {None}  # None: not of this run
+    all_ = "Missed" if False in met else "Not yet" if "pending" in met else "All met" if met else "No objectives"
     return artifact_key("rto", result.runbook, result.system), rows, f"{all_}: " + "; ".join(told)
 
 

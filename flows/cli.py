@@ -60,7 +60,8 @@ from tasks.secrets import redact
 
 app = typer.Typer(
     name="relight",
-    help="Bring a dark site back: plan, run and prove disaster-recovery runbooks.",
+    help="Bring a dark site back: plan, run and prove disaster-recovery runbooks.\n\nExample: `relight plan failover"
+    " --system lab`, then `relight run failover --system lab`",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -122,8 +123,9 @@ def _kept(text: str) -> str:
 
 
 def _leave(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by whoever started us (`>&-`)
+            stream.flush()
     # Not sys.exit: a call that hangs in a thread, or Prefect's exit hooks for a server that is gone, would hold the
     # process for minutes. What matters is on disk.
     os._exit(code)
@@ -171,13 +173,14 @@ def _time(text: str | None) -> datetime | None:
         return None
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        found = found if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):  # the first and last hours of all years are none in UTC
         raise BadInput(f"--incident-started {text!r}: expected ISO 8601, for example 2026-11-23T22:00:00Z") from None
     if found.tzinfo is None:
         raise BadInput(f"--incident-started {text!r} has no time zone; write it with Z or +01:00")
     if found > datetime.now(UTC):
         raise BadInput(f"--incident-started {text!r} is in the future")
-    return found.astimezone(UTC)
+    return found
 
 
 def _follow(request: launch.Request | str, *, offline: bool) -> report.Report:
@@ -309,8 +312,8 @@ def drill(
         err.print(f"· {text}", style="dim")
 
     if trigger == "alert":
-        if fault == "none" or not synchronous:
-            raise BadInput("an alert starts no planned move, and no run that may lose data: not with none, nor --async")
+        if fault == "none" or mode == "graceful" or not synchronous:
+            raise BadInput("an alert starts no planned move (none, graceful), and no run that may lose data (--async)")
         result = gameday.drill(asked, alertdrill.followed(view.Progress(err)), say, lambda: alertdrill.receiving(say))
     else:
         result = gameday.drill(asked, lambda request: _follow(request, offline=offline), say)
@@ -325,3 +328,7 @@ def lab(context: typer.Context) -> None:
     """
     script = places.data("deployments") / "lab" / "lab.py"
     raise typer.Exit(subprocess.run([sys.executable, str(script), *context.args], check=False).returncode)
+
+
+if __name__ == "__main__":  # python -m flows.cli: the same, not nothing and 0
+    main()

@@ -22,8 +22,12 @@ from flows.intake.rules import Loaded
 from tasks.errors import BadInput, LeaseHeld
 
 app = typer.Typer()
-inbox_app = typer.Typer(help="What alerts came in, and what was decided about them.", no_args_is_help=True)
-rules_app = typer.Typer(help="The rules by which alerts start runs (triggers.yaml).", no_args_is_help=True)
+inbox_app = typer.Typer(
+    help="What alerts came in, and what was decided about them.\n\nExample: `relight inbox list`", no_args_is_help=True
+)
+rules_app = typer.Typer(
+    help="The rules by which alerts start runs (triggers.yaml).\n\nExample: `relight rules score`", no_args_is_help=True
+)
 app.add_typer(inbox_app, name="inbox")
 app.add_typer(rules_app, name="rules")
 

@@ -224,7 +224,7 @@ def export(
     Example: `relight rules export --system lab --format prometheus --out relight.rules.yaml`
     """
     loaded = _load(system_name)
-    hold_s, every_s = _seconds("--for", hold), _seconds("--every", every)
+    hold_s, every_s = seconds_of("--for", hold), seconds_of("--every", every)
     if apply and form != "cloudwatch":
         raise BadInput("--apply is for cloudwatch; Prometheus reads a file: give --out, and reload it")
     if form == "prometheus":
@@ -236,11 +236,15 @@ def export(
         err.print(line, style="yellow", soft_wrap=True)
     if file is None:
         print(text, end="")
-    else:
+        return
+    try:
         file.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise BadInput(f"cannot write {file}: {e.strerror}") from e
 
 
-def _seconds(option: str, text: str) -> float:
+def seconds_of(option: str, text: str) -> float:
+    """A duration as given to an option. Raises BadInput."""
     try:
         return duration(text)
     except ValueError as e:

@@ -40,7 +40,9 @@ from tasks.errors import BadInput, RelightError
 from tasks.secrets import redact
 
 app = typer.Typer()
-journal_app = typer.Typer(help="Look at a run's journal.", no_args_is_help=True)
+journal_app = typer.Typer(
+    help="Look at a run's journal.\n\nExample: `relight journal verify last`", no_args_is_help=True
+)
 app.add_typer(journal_app, name="journal")
 
 out = Console(highlight=False, markup=False)

@@ -14,7 +14,7 @@ from rich.table import Table
 from flows.cli_read import FromOption, JsonOption, ModeOption, SystemOption, ToOption, VarOption, read_vars
 from flows.engine import eventloop, launch, readiness, readyhistory, roles, system
 from flows.engine import export as exporting
-from flows.engine.places import system_file
+from flows.engine.places import runbook_file, system_file, system_folder
 from tasks.errors import BadInput
 
 app = typer.Typer()
@@ -42,6 +42,8 @@ def ready(
     if history:
         _history(system_name, as_json=as_json)
         return
+    if name:
+        runbook_file(name, system_folder(system_name))  # a typo is bad input, not a system that is not ready
     found = eventloop.run(readiness.check(system_name, [name] if name else (), mode, read_vars(variables)))
     if as_json:
         print(json.dumps(as_document(found), indent=2, default=str))

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.cli_intake import JsonOption, known_history, rules_app
+from flows.cli_metrics import seconds_of
 from flows.engine import eventloop
 from flows.intake import glass, rules, score
 from flows.intake.desk import Desk
@@ -20,7 +21,6 @@ from flows.intake.history import Entry, History
 from flows.intake.inbox import Inbox
 from flows.intake.warm import Warm
 from tasks.errors import BadInput
-from tasks.quantities import duration
 
 app = typer.Typer()
 out = Console(highlight=False, markup=False)
@@ -42,8 +42,8 @@ def score_(
 
     Example: `relight rules score --within 15m`
     """
+    span = timedelta(seconds=seconds_of("--within", within))
     known = {rule.id: (one.system, rule.run) for one in rules.load_all() for rule in one.triggers.rules}
-    span = timedelta(seconds=duration(within))
     rows = score.table(score.shadows(known_history()), known, score.by_people(), span)
     if as_json:
         print(json.dumps(rows, indent=2))

@@ -37,8 +37,12 @@ def pause(why: Annotated[str, typer.Argument(help="Why, and who.")], system_name
     """
     loaded = system.load(places.system_file(system_name)) if system_name else None
     file = killswitch.pause_file(loaded.system.system if loaded else "")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(why + "\n", encoding="utf-8")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(why + "\n", encoding="utf-8")
+    except OSError as e:
+        says = f"NOT paused: {file} cannot be written: {e.strerror}"
+        raise BadInput(f"{says}. Runs go on; make it writable, or stop each engine (SIGTERM, Ctrl-C)") from e
     out.print(f"paused ({file})", soft_wrap=True)
     if loaded is not None:
         _tell_the_store(loaded, why)
@@ -52,7 +56,7 @@ def unpause(system_name: SystemOption = "") -> None:
     """
     loaded = system.load(places.system_file(system_name)) if system_name else None
     killswitch.pause_file(loaded.system.system if loaded else "").unlink(missing_ok=True)
-    out.print("not paused")
+    out.print(_still_paused("" if loaded is None else loaded.system.system), soft_wrap=True)
     if loaded is not None:
         _tell_the_store(loaded, "")
 
@@ -74,6 +78,16 @@ def _tell_the_store(loaded: system.LoadedSystem, why: str) -> None:
     where = eventloop.run(tell())
     if where:
         out.print(f"{'set' if why else 'lifted'} in {where}, for every machine", soft_wrap=True)
+
+
+def _still_paused(lifted: str) -> str:
+    """What is on although the pause of ``lifted`` (empty: of everything) is not."""
+    if lifted and killswitch.pause_file().exists():
+        return f"system {lifted} is not paused by itself, but everything is; lift that with: relight unpause"
+    names = sorted(p.parent.name for p in (places.state_home() / "systems").glob("*/paused"))
+    if lifted or not names:
+        return "not paused"
+    return "\n".join(f"not paused, but system {n} is; lift that with: relight unpause --system {n}" for n in names)
 
 
 @app.command()

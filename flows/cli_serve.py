@@ -14,6 +14,7 @@ from rich.console import Console
 
 from flows.engine import prefectserver, standby, supervisor
 from flows.engine.keeping import Kept
+from flows.intake.listening import host_and_port
 from tasks.errors import BadInput
 
 app = typer.Typer()
@@ -57,6 +58,7 @@ def serve(
     Example: `relight serve`, `relight serve --no-prefect`, `PREFECT_API_URL=http://127.0.0.1:4200/api relight serve`
     """
     began = time.time()
+    host_and_port(listen)  # here, where it ends the command: the receiver would only be started again and again
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -45,7 +45,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="The lab: the reference system on this machine, two sites on 127.x.")
+    parser = argparse.ArgumentParser(
+        prog="relight lab",
+        description="The lab: the reference system on this machine, two sites on 127.x.",
+        epilog="Example: relight lab up; relight lab fault kill-primary; relight lab down",
+    )
     verbs = parser.add_subparsers(required=True, metavar="install|up|down|status|reload|check|release|fault|heal|load")
     one = verbs.add_parser("up", help="start everything and wait until it serves; does nothing when it already does")
     one.add_argument("--json", action="store_true", help="one JSON document instead of a line a process")

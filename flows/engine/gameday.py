@@ -6,6 +6,7 @@ Everything the lab does is asked for through its own script, as a person would; 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import subprocess
@@ -95,6 +96,7 @@ def drill(options: Drill, follow: Follow, say: Say, around: Around = contextlib.
     """Bring up, load, break, recover, count. The lab is brought down again unless ``keep``, whatever happens."""
     if options.system != "lab":
         raise BadInput(f"only the lab can be broken on purpose, not {options.system!r}. For another system use: plan")
+    _known(options.fault)
     was_up = _is_up()
     try:
         return _drill(options, follow, say, around)
@@ -102,6 +104,15 @@ def drill(options: Drill, follow: Follow, say: Say, around: Around = contextlib.
         if not options.keep and not was_up:
             say("bringing the lab down")
             lab("down")
+
+
+def _known(fault: str) -> None:
+    """Raises BadInput for a fault that the lab has not: before anything is started."""
+    known = ["none", *(line.split()[0] for line in lab("fault", "list").splitlines() if line.strip())]
+    if fault not in known:
+        close = difflib.get_close_matches(fault, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise BadInput(f"no fault {fault!r}; there are {', '.join(known)}.{hint}")
 
 
 def _is_up() -> bool:

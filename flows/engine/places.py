@@ -12,6 +12,8 @@ import tasks
 from tasks.errors import BadInput
 
 PARENT = Path(flows.__file__).resolve().parent.parent
+NO_RUNBOOKS = frozenset({"system", "triggers"})
+"""Files of a system's folder that are something else, by stem."""
 
 
 def set_defaults() -> None:
@@ -53,14 +55,22 @@ def lab_home() -> Path:
     return Path(os.environ.get("RELIGHT_LAB") or f"/tmp/relight-lab-{os.getuid()}")  # noqa: S108 - owner checked by lab
 
 
+def is_file(path: Path) -> bool:
+    """There is a file. Raises BadInput where that cannot be told: a name too long, a folder that may not be read."""
+    try:
+        return path.is_file()
+    except OSError as e:
+        raise BadInput(f"cannot look at {path}: {e.strerror}") from e
+
+
 def system_folder(name: str) -> Path:
     """The folder of system ``name``: a path, or a name below ``./runbooks`` or the shipped ones. Raises BadInput."""
     asked = Path(name)
-    if asked.is_file():
+    if is_file(asked):
         return asked.parent
     bases = [Path.cwd() / "runbooks", data("runbooks")]
     for folder in (asked, *(b / name for b in bases)):
-        if (folder / "system.yaml").is_file():
+        if is_file(folder / "system.yaml"):
             return folder
     known = sorted({p.parent.name for b in bases if b.is_dir() for p in b.glob("*/system.yaml")})
     close = difflib.get_close_matches(name, known, n=1)
@@ -71,18 +81,18 @@ def system_folder(name: str) -> Path:
 def system_file(name: str) -> Path:
     """The system file of ``name`` (as ``system_folder``, or a path to the file itself)."""
     asked = Path(name)
-    return asked if asked.is_file() else system_folder(name) / "system.yaml"
+    return asked if is_file(asked) else system_folder(name) / "system.yaml"
 
 
 def runbook_file(name: str, folder: Path) -> Path:
     """The file of runbook ``name``: a path, or a name in the system's folder. Raises BadInput."""
     asked = Path(name)
-    if asked.suffix in (".yaml", ".yml") and asked.is_file():
+    if asked.suffix in (".yaml", ".yml") and is_file(asked):
         return asked
     found = folder / f"{name}.yaml"
-    if found.is_file():
+    if is_file(found):
         return found
-    known = sorted(p.stem for p in folder.glob("*.yaml") if p.name != "system.yaml")
+    known = sorted(p.stem for p in folder.glob("*.yaml") if p.stem not in NO_RUNBOOKS)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise BadInput(f"no runbook {name!r} in {folder}. Known: {', '.join(known) or 'none'}.{hint}")
@@ -96,7 +106,7 @@ def run_folder(run_id: str) -> Path:
         if not found:
             raise BadInput(f"no run yet below {runs}")
         return found[-1].parent
-    if "/" in run_id or not (runs / run_id / "journal.jsonl").is_file():
+    if "/" in run_id or not is_file(runs / run_id / "journal.jsonl"):
         known = sorted((p.parent.name for p in runs.glob("*/journal.jsonl")), reverse=True)
         raise BadInput(f"no run {run_id!r} below {runs}. Latest: {', '.join(known[:3]) or 'none'}")
     return runs / run_id

@@ -24,8 +24,6 @@ from tasks.errors import RelightError
 from tasks.readiness import Asked, Check, Finding, Part
 from tasks.secrets import redact
 
-NO_RUNBOOKS = frozenset({"system", "triggers"})
-"""Files of a system's folder that are none."""
 CHECK_S = 20.0
 AT_ONCE = 3
 """Checks at a time: more would starve each other's probes."""
@@ -94,7 +92,7 @@ class _Book:
 
 def runbooks_of(system: str) -> list[str]:
     """The runbooks in a system's folder, by name. Raises BadInput."""
-    return sorted(p.stem for p in places.system_folder(system).glob("*.yaml") if p.stem not in NO_RUNBOOKS)
+    return sorted(p.stem for p in places.system_folder(system).glob("*.yaml") if p.stem not in places.NO_RUNBOOKS)
 
 
 async def check(

@@ -20,11 +20,13 @@ class _Part(BaseModel):
 
 
 class RtoResult(_Part):
-    """``actual_s`` None: not restored by this run; ``met`` None then too when it never was to be."""
+    """``actual_s`` None: not restored by this run; ``met`` None then too when it never was to be, or may still be."""
 
     rto_s: float | None
     actual_s: float | None
     met: bool | None
+    pending: bool = False
+    """The run is to restore it, is not over, and by its journal the objective's time has not run out."""
 
 
 class RpoResult(_Part):
@@ -160,11 +162,14 @@ def from_records(records: tuple[Record, ...], where: JournalRef) -> Report:
 def _rto(head: Record, records: tuple[Record, ...]) -> dict[str, RtoResult]:
     times = objectives.recovery_times(records)
     meant = {s["restores"] for s in head["plan"]["steps"]}
+    going = fold(records).ended in (None, "interrupted")
+    lasted_s = (objectives.at(records[-1]) - objectives.at(head, "incident_started_at")).total_seconds()
     found = {}
     for component, rto_s in head["objectives"]["rto_s"].items():
         actual = times.get(component)
-        met = actual <= rto_s if actual is not None else False if component in meant else None
-        found[component] = RtoResult(rto_s=rto_s, actual_s=actual, met=met)
+        pending = going and actual is None and component in meant and lasted_s < rto_s
+        met = actual <= rto_s if actual is not None else False if component in meant and not pending else None
+        found[component] = RtoResult(rto_s=rto_s, actual_s=actual, met=met, pending=pending)
     return found
 
 
@@ -193,6 +198,11 @@ def seconds(value: float | None) -> str:
 def yes_no(met: bool | None) -> str:
     """``met`` for people."""
     return {True: "met", False: "MISSED", None: "not part of this run"}[met]
+
+
+def rto_told(result: RtoResult) -> str:
+    """Whether an objective was met, for people."""
+    return "not yet" if result.pending else yes_no(result.met)
 
 
 def taken_over(head: Record) -> dict[str, str]:
@@ -224,7 +234,7 @@ def markdown(result: Report) -> str:
         out += ["", "**Waived:** " + "; ".join(f"{k}: {v}" for k, v in result.waivers.items())]
     out += ["", "## Recovery time", "", "| component | objective | actual | |", "|---|---|---|---|"]
     out += [
-        f"| {c} | {seconds(o.rto_s)} | {seconds(o.actual_s)} | {yes_no(o.met)} |" for c, o in result.objectives.items()
+        f"| {c} | {seconds(o.rto_s)} | {seconds(o.actual_s)} | {rto_told(o)} |" for c, o in result.objectives.items()
     ]
     names = [n.removesuffix("_s").replace("_", "-") for n in result.phases]
     out += ["", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]

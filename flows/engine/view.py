@@ -16,7 +16,7 @@ from rich.text import Text
 from flows.engine.journal import Record
 from flows.engine.outlook import Outlook
 from flows.engine.preview import Preview
-from flows.engine.report import Report, seconds, yes_no
+from flows.engine.report import Report, rto_told, seconds, yes_no
 from tasks.quantities import show_duration
 
 STYLES = {
@@ -197,7 +197,7 @@ def report_view(report: Report) -> Group:
     for name in ("component", "objective", "actual", ""):
         rto.add_column(name)
     for component, o in report.objectives.items():
-        rto.add_row(component, seconds(o.rto_s), seconds(o.actual_s), _met(o.met))
+        rto.add_row(component, seconds(o.rto_s), seconds(o.actual_s), _met(o.met, rto_told(o)))
     split = Table(title="Where the time went", title_justify="left")
     for name in report.phases:
         split.add_column(name.removesuffix("_s").replace("_", "-"))
@@ -277,5 +277,5 @@ def _steps(report: Report) -> Table:
     return table
 
 
-def _met(met: bool | None) -> Text:
-    return Text(yes_no(met), {True: "green", False: "bold red", None: "dim"}[met])
+def _met(met: bool | None, told: str = "") -> Text:
+    return Text(told or yes_no(met), {True: "green", False: "bold red", None: "dim"}[met])

@@ -74,7 +74,8 @@ class History:
     def entry(self, event_id: int) -> Entry:
         """Raises BadInput."""
         with self.reading() as db:
-            for row in db.execute(f"{_SELECT} WHERE id = ?", (event_id,)):
+            # as text: SQLite takes no integer of more than 64 bits
+            for row in db.execute(f"{_SELECT} WHERE id = CAST(? AS INTEGER)", (str(event_id),)):
                 return _entry(row)
         raise BadInput(f"no event {event_id} in the inbox; see: relight inbox list")
 

@@ -22,7 +22,9 @@ WITHIN = timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class Shadow:
-    """What a rule would have done about an episode. ``mark``: what a person said of it afterwards."""
+    """What a rule would have done about an episode. ``mark``: what a person said of it afterwards; ``run_id``: the run
+    that it did start.
+    """
 
     event: int
     rule: str
@@ -30,6 +32,7 @@ class Shadow:
     received_at: datetime
     closed_at: datetime | None
     mark: str
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def turned_out(one: Shadow, system: str, runbook: str, runs: Iterable[Done], wit
     until = one.received_at + within
     if any((r.system, r.runbook) == (system, runbook) and one.received_at <= r.at <= until for r in runs):
         return "right"
-    if one.closed_at is not None and one.closed_at <= until:
+    if one.closed_at is not None and one.closed_at <= until and not one.run_id:  # else its own run may have ended it
         return "wrong"
     return "open"
 
@@ -97,7 +100,7 @@ def shadows(history: History) -> list[Shadow]:
     with history.reading() as db:
         rows = db.execute(
             "SELECT e.id, json_extract(e.decision, '$.rule'), json_extract(e.decision, '$.would'),"
-            " json_extract(e.event, '$.received_at'), p.closed_at, m.verdict FROM events e"
+            " json_extract(e.event, '$.received_at'), p.closed_at, m.verdict, e.run_id FROM events e"
             " JOIN episodes p ON p.key = e.episode LEFT JOIN marks m ON m.event = e.id"
             " WHERE e.decision IS NOT NULL AND json_extract(e.decision, '$.rule') IS NOT NULL"
             " AND e.outcome != 'hold' ORDER BY e.id"
@@ -110,6 +113,7 @@ def shadows(history: History) -> list[Shadow]:
                 datetime.fromisoformat(at),
                 datetime.fromisoformat(closed) if closed else None,
                 mark or "",
+                run_id or "",
             )
-            for i, rule, would, at, closed, mark in rows
+            for i, rule, would, at, closed, mark, run_id in rows
         ]

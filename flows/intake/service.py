@@ -27,6 +27,7 @@ from flows.intake.evidence import LONGEST_S, Watches
 from flows.intake.figures import Figures
 from flows.intake.history import History
 from flows.intake.inbox import FILE, Inbox
+from flows.intake.listening import host_and_port
 from flows.intake.receiver import Receiver, application
 from flows.intake.reconcile import Reconciler
 from flows.intake.rules import Loaded
@@ -194,11 +195,9 @@ def main(listen: str, systems: tuple[str, ...] = ()) -> None:
 
 def build(listen: str, systems: tuple[str, ...]) -> tuple[FastAPI, str, int]:
     """The application over this machine's inbox, and where it listens. Raises BadInput, Unavailable."""
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal():
-        raise BadInput(f"--listen {listen!r}: expected HOST:PORT")
+    host, port = host_and_port(listen)
     loaded = rules.load_all(systems)
-    found = endpoints(loaded, host.strip("[]"))
+    found = endpoints(loaded, host)
     inbox = Inbox(places.state_home() / FILE)
     working = Working(inbox, loaded, found, _say)
     receiver = Receiver(found, inbox, working.nudge, working.preview)
@@ -219,7 +218,7 @@ def build(listen: str, systems: tuple[str, ...]) -> tuple[FastAPI, str, int]:
             "trouble": working.reconciler.trouble,
         }
 
-    return application(receiver, health), host.strip("[]"), int(port)
+    return application(receiver, health), host, port
 
 
 def _end_with_the_supervisor() -> None:

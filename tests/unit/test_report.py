@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from flows import catchup
 from flows.engine import report
 from flows.engine.journal import FileJournal
 from flows.engine.report import JournalRef
@@ -65,8 +66,31 @@ def test_verdicts_and_exit_codes(kit, script, verdict, code):
     played = kit.play(kit.plan(kit.step("a", restores="app")), kit.World(script=script), rto_s={"app": 100.0})
     result = report.from_records(played.records, WHERE)
     assert (result.verdict, result.exit_code) == (verdict, code)
-    assert result.objectives["app"].met is False
+    assert result.objectives["app"].met is (None if verdict == "interrupted" else False)
+    assert result.objectives["app"].pending is (verdict == "interrupted")
     assert result.reason
+
+
+def test_an_objective_is_missed_when_its_time_has_run_out_not_before(played):
+    """Of a run that is going: ten seconds into five minutes, nothing is missed."""
+    early, late = played.records[:3], [{**played.records[3], "at": "2027-01-01T00:00:00+00:00"}]
+    before, after = (report.from_records((*early, *more), WHERE) for more in ((), late))
+    app = before.objectives["app"]
+    assert (app.met, app.pending, report.rto_told(app)) == (None, True, "not yet")
+    assert "| app | 1m40s | - | not yet |" in report.markdown(before)
+    assert report.rto_told(before.objectives["other"]) == "not part of this run"
+    app = after.objectives["app"]
+    assert (app.met, app.pending, report.rto_told(app)) == (False, False, "MISSED")
+
+
+def test_the_card_of_prefects_ui_says_missed_only_of_what_was(played):
+    def card(records):
+        return catchup.rto_artifact(report.from_records(records, WHERE))[2].partition(":")[0]
+
+    head = {**played.records[0], "plan": {**played.records[0]["plan"], "steps": []}}
+    assert card(played.records) == "All met"  # and an objective that is not part of the run
+    assert card(played.records[:3]) == "Not yet"
+    assert card((head, played.records[-1])) == "No objectives"
 
 
 def test_undone_is_no_success(kit):

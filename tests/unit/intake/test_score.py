@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -108,3 +109,10 @@ def test_readiness_is_kept_and_read_again():
     assert readyfile.newest("lab", "failover")[1] is True
     readyfile.file("lab", "failover").write_text("{")
     assert readyfile.newest("lab", "failover") == (None, False, ())
+
+
+def test_what_its_own_run_ended_did_not_end_by_itself():
+    """An automatic run that recovers the system ends the alert that started it: that was counted as wrong."""
+    one = replace(shadow(closed=5), run_id="run-1")
+    assert score.turned_out(one, "lab", "failover", []) == "open"
+    assert score.turned_out(replace(one, mark="wrong"), "lab", "failover", []) == "wrong"
