@@ -1,8 +1,8 @@
-"""The lab: the reference system of the scaling plan on this machine, two sites on loopback addresses.
+"""The lab: the reference system of the scaling plan on this machine, two sites on loopback addresses, and staging.
 
 lab.py up [--async] [--no-monitoring] [--prefect] [--json]
 lab.py down | status [--json] | reload SITE | check | release VERSION [--broken errors|flaky|late|slow|sluggish|unready]
-lab.py install
+lab.py schema | install
 lab.py fault NAME | fault list | heal … | load …
 """
 
@@ -24,6 +24,7 @@ import monitoring
 import probes
 import registry
 import releases
+import staging
 from layout import NODES, Options
 
 
@@ -46,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="The lab: the reference system on this machine, two sites on 127.x.")
-    verbs = parser.add_subparsers(required=True, metavar="install|up|down|status|reload|check|release|fault|heal|load")
+    verbs = parser.add_subparsers(
+        required=True, metavar="install|up|down|status|reload|check|release|schema|fault|heal|load"
+    )
     one = verbs.add_parser("up", help="start everything and wait until it serves; does nothing when it already does")
     one.add_argument("--json", action="store_true", help="one JSON document instead of a line a process")
     sync = one.add_mutually_exclusive_group()
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     one = verbs.add_parser("down", help="end everything, also what a crashed `up` left")
     one.add_argument("--json", action="store_true")
     one.set_defaults(do=_down)
-    one = verbs.add_parser("status", help="processes and the role of each database node; status 1 if one is not there")
+    one = verbs.add_parser("status", help="processes and the role of each database; status 1 if one is not there")
     one.add_argument("--json", action="store_true")
     one.set_defaults(do=_status)
     one = verbs.add_parser("reload", help="reload a site's HAProxy")
@@ -70,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("version")
     one.add_argument("--broken", choices=sorted(releases.BROKEN), help="one that an update must go back from")
     one.set_defaults(do=_release)
+    one = verbs.add_parser("schema", help="give staging's database the tables that production has now, empty")
+    one.set_defaults(do=_schema)
     return parser
 
 
@@ -119,7 +124,15 @@ async def _roles() -> dict[str, str]:
             return f"silent: {e}"
         return "replica" if rows[0][0] else "primary"
 
-    return dict(zip(NODES, await asyncio.gather(*map(role, NODES)), strict=True))
+    async def of_staging() -> str:
+        try:
+            await staging.answers()
+        except (layout.NotReady, OSError) as e:
+            return f"silent: {e}"
+        return "of staging alone"
+
+    found = await asyncio.gather(*map(role, NODES), of_staging())
+    return dict(zip((*NODES, staging.NODE), found, strict=True))
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -149,6 +162,11 @@ def _check(_arguments: argparse.Namespace) -> int:
 
 def _release(arguments: argparse.Namespace) -> int:
     print(releases.make(arguments.version, arguments.broken))
+    return 0
+
+
+def _schema(_arguments: argparse.Namespace) -> int:
+    print(f"the tables of staging are those of {staging.take_schema()}, and empty")
     return 0
 
 
