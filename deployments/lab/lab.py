@@ -124,25 +124,27 @@ async def _roles() -> dict[str, str]:
             return f"silent: {e}"
         return "replica" if rows[0][0] else "primary"
 
-    async def of_staging() -> str:
-        try:
-            await staging.answers()
-        except (layout.NotReady, OSError) as e:
-            return f"silent: {e}"
-        return "of staging alone"
+    return dict(zip(NODES, await asyncio.gather(*map(role, NODES)), strict=True))
 
-    found = await asyncio.gather(*map(role, NODES), of_staging())
-    return dict(zip((*NODES, staging.NODE), found, strict=True))
+
+async def _of_staging() -> dict[str, str]:
+    try:
+        await staging.answers()
+    except (layout.NotReady, OSError) as e:
+        return {staging.NODE: f"silent: {e}"}
+    return {staging.NODE: "of staging alone"}
 
 
 def _status(arguments: argparse.Namespace) -> int:
     processes = _processes()
     roles = asyncio.run(_roles()) if processes else {}
+    apart = asyncio.run(_of_staging()) if processes else {}
     if arguments.json:
-        print(json.dumps({"home": str(registry.home()), "processes": processes, "database": roles}, indent=1))
+        document = {"home": str(registry.home()), "processes": processes, "database": roles, "staging": apart}
+        print(json.dumps(document, indent=1))
     else:
         for one in processes:
-            note = roles.get(one["name"], "")
+            note = {**roles, **apart}.get(one["name"], "")
             print(f"{one['name']:<18} {one['pid']:>8}  {'runs' if one['alive'] else 'GONE'}  {note}")
         if not processes:
             print("the lab is not up; start it with `lab.py up`")

@@ -97,8 +97,9 @@ def test_every_process_runs_and_a_second_up_changes_nothing(up):
     again = json.loads(lab("up", "--json").stdout)
     assert again["started"] is False
     assert again["processes"] == up["processes"]
-    roles = json.loads(lab("status", "--json").stdout)["database"]
-    assert roles == {**dict.fromkeys(layout.NODES, "replica"), "west-pg1": "primary", "staging-pg1": "of staging alone"}
+    said = json.loads(lab("status", "--json").stdout)
+    assert said["database"] == {**dict.fromkeys(layout.NODES, "replica"), "west-pg1": "primary"}
+    assert said["staging"] == {"staging-pg1": "of staging alone"}
 
 
 def test_staging_has_a_database_of_its_own_that_no_password_of_production_opens(up):
