@@ -41,11 +41,11 @@ class UpdateOptions(BaseModel):
 async def update(options: UpdateOptions) -> State[Any]:
     """Bring a release to every application server, without a lost request.
 
-    The standby site first, as staging, with a load test; then one **canary** on the active site, compared with the
-    servers beside it; then the active site, and more servers where a threshold is crossed. Each server is drained,
-    restarted, proven and only then used again. Whatever fails, at any stage, every server **goes back by itself** to
-    the release that it ran before, and the run ends as failed with the time that took. The steps are in the system's
-    `update.yaml`.
+    Staging first where the system has it, with a load test; then the standby site; then one **canary** on the active
+    site, compared with the servers beside it; then the whole active site, and more servers where a threshold is
+    crossed. Each server is drained, restarted, proven and only then used again. Whatever fails, at any stage, every
+    server **goes back by itself** to the release that it ran before, and the run ends as failed with the time that
+    took. The steps are in the system's `update.yaml`.
     """
     return await act(options.act, options.request("prefect", str(flow_run.id or "")))
 

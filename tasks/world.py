@@ -102,6 +102,8 @@ class Data:
 
     sites: tuple[str, ...]
     nodes: dict[str, Node] = field(default_factory=dict)
+    apart: dict[str, Node] = field(default_factory=dict)
+    """Environment that is no site (staging) -> its database, which nobody follows and which follows nobody."""
     declared: Durability = ASYNC
     admin: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     """(site, pool) -> server -> ready, drain or maint."""
@@ -339,6 +341,8 @@ class World(Data):
 
     def routed(self, site: str) -> Node:
         """The database node that ``site``'s balancer sends to. Raises Unreachable, Rejected."""
+        if site in self.apart:
+            return self.apart[site]
         ready = [s for s, admin in self.servers(site, DATABASE_POOL).items() if admin == "ready"]
         found = [self.nodes[s] for s in ready if self.nodes[s].answers and self.nodes[s].site not in self.down]
         if not found:

@@ -16,6 +16,7 @@ PACKAGES = {
     "pg_basebackup": "postgresql-15",
     "pg_rewind": "postgresql-15",
     "pg_isready": "postgresql-client-15",
+    "pg_dump": "postgresql-client-15",
     "psql": "postgresql-client-15",
     "haproxy": "haproxy",
     "pgbouncer": "pgbouncer",

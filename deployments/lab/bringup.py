@@ -25,6 +25,7 @@ import ports
 import prefect_ui
 import probes
 import registry
+import staging
 import storage
 import traffic
 from layout import NotReady, Options, Part
@@ -46,14 +47,15 @@ def lock() -> Iterator[None]:
         yield
 
 
-def parts(options: Options, template: Path | None = None) -> list[Part]:
-    """Everything that ``options`` ask for; writes their configuration."""
+def parts(options: Options, template: Path | None = None, staged: Path | None = None) -> list[Part]:
+    """Everything that ``options`` ask for; writes their configuration. ``staged``: the template for staging."""
     found = [
         *(database.parts(template) if template else []),
         traffic.links(),
         *storage.parts(),
         *traffic.parts(),
         *domains.parts(),
+        *staging.parts(staged),
     ]
     if options.monitoring:
         found += monitoring.parts()
@@ -71,7 +73,8 @@ def up(options: Options, say: Say) -> bool:
         _fresh()
         layout.make_secrets()
         database.configure(options)
-        everything = parts(options, database.template())
+        with ThreadPoolExecutor(2) as threads:  # each takes a second where it is not there yet
+            everything = parts(options, *threads.map(lambda make: make(), (database.template, staging.template)))
         ports.check_free((part.name, address) for part in everything for address in part.listens)
         try:
             asyncio.run(_start(everything, options, say))
@@ -102,6 +105,7 @@ async def _answers() -> bool:
     asked = [
         *(probes.node(node) for node in layout.NODES),
         *(probes.http_ok(f"{layout.net(site)}.10:8404", "/metrics") for site in layout.SITES),
+        staging.serves(),
         *(probes.dns_answer(f"127.0.0.1:{port}", layout.ZONE, "NS", f"ns1.{layout.ZONE}") for port in (5331, 5332)),
     ]
     found = await asyncio.gather(*asked, return_exceptions=True)
@@ -136,18 +140,18 @@ def _end(process: registry.Process) -> bool:
     lived = bool(registry.members(process))
     if lived:
         # The data is made anew by the next `up`, so the database need not write a checkpoint: SIGQUIT.
-        quick = process.name in layout.NODES
+        quick = process.name in (*layout.NODES, staging.NODE)
         registry.stop(process, 4, signal.SIGQUIT if quick else signal.SIGTERM)
     registry.forget(process)
     return lived
 
 
 def _fresh() -> None:
-    home = registry.home()
-    for site in (*layout.SITES, "ops"):
+    home, kept = registry.home(), (*layout.NODES, staging.NODE)
+    for site in (*layout.SITES, layout.STAGING, "ops"):
         for path in layout.folder(site).iterdir():
             # What the nodes hold is put right by copying what differs from the template.
-            for old in (p for p in path.iterdir() if p.name != "data") if path.name in layout.NODES else (path,):
+            for old in (p for p in path.iterdir() if p.name != "data") if path.name in kept else (path,):
                 shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     previous = home / "logs.previous"
     shutil.rmtree(previous, ignore_errors=True)
@@ -229,6 +233,7 @@ def _conditions(options: Options) -> dict[str, Callable[[], Awaitable[None]]]:
         "standbys stream": partial(probes.standbys, "west-pg1", database.expected_standbys(options)),
         "west serves": partial(traffic.serves, "west"),
         "east serves": partial(traffic.serves, "east"),
+        "staging serves": staging.serves,
         "name resolves": partial(probes.dns_answer, "127.0.3.55:5300", f"app.{layout.ZONE}", "A", "127.0.1.10"),
     }
 

@@ -7,9 +7,11 @@ standby of any other copy (PostgreSQL 15 manual, 27.2 "Log-Shipping Standby Serv
 from __future__ import annotations
 
 import hashlib
+import inspect
 import pwd
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +39,9 @@ from layout import (
 from mirror import mirror
 from psycopg import sql
 
+SCHEMA_FILE = HERE / "app" / "schema.sql"
+Connect = Callable[[str], psycopg.Connection[tuple[object, ...]]]
+"""Database name -> a connection of the superuser."""
 SYNCHRONOUS = {"west": 'FIRST 1 ("east-pg1")', "east": 'FIRST 1 ("west-pg1")'}
 
 SETTINGS = """\
@@ -179,10 +184,11 @@ def configure(options: Options) -> None:
         lines = "".join(f"*:*:*:{user}:{secret(user)}\n" for user in ("replicator", "relight"))
         write(passfile(site), lines, 0o600, handed=True)
     for node in NODES:
-        _settings(node, place(node), SYNCHRONOUS[site_of(node)] if options.synchronous else "")
+        settings(node, place(node), SYNCHRONOUS[site_of(node)] if options.synchronous else "")
 
 
-def _settings(node: str, at: Path, synchronous: str, host: str | None = None) -> None:
+def settings(node: str, at: Path, synchronous: str = "", host: str | None = None) -> None:
+    """Write the configuration of a server in the folder ``at``."""
     folder(*at.relative_to(registry.home()).parts)
     give(at, 0o711)  # its owner creates the socket in it
     text = SETTINGS.format(
@@ -215,11 +221,16 @@ def parts(template: Path) -> list[Part]:
     ]
 
 
-def _copy(template: Path, node: str) -> None:
+def clone(template: Path, node: str) -> None:
+    """The data directory of ``node`` is a copy of the template."""
     if data(node).exists():
         mirror(template, data(node))
     else:
         subprocess.run(["cp", "-a", "--reflink=auto", str(template), str(data(node))], check=True)
+
+
+def _copy(template: Path, node: str) -> None:
+    clone(template, node)
     shutil.rmtree(data(node) / "pg_replslot" / slot(node))  # a slot for itself would only hold WAL back
     if node != "west-pg1":
         follow(node, "west-pg1")
@@ -227,23 +238,30 @@ def _copy(template: Path, node: str) -> None:
 
 def template() -> Path:
     """The cached data directory that all nodes start from, made when version, settings or secrets are new."""
+    return made("template", ("postgres", "relight", "replicator", "app", "exporter"), _fill)
+
+
+def made(name: str, passwords: Sequence[str], fill: Callable[[Connect], None]) -> Path:
+    """Data directory ``NAME/KEY/data``: by initdb and ``fill``, cached until what it is made of changes.
+
+    ``passwords``: names of the secrets in it, the superuser's first.
+    """
     version = subprocess.run([binaries.find("postgres"), "--version"], check=True, capture_output=True, text=True)
-    passwords = "".join(secret(user) for user in ("postgres", "relight", "replicator", "app", "exporter"))
-    schema = (HERE / "app" / "schema.sql").read_text(encoding="utf-8")
-    source = Path(__file__).read_text(encoding="utf-8")
-    key = hashlib.sha256(f"{version.stdout}\0{passwords}\0{schema}\0{source}".encode()).hexdigest()[:16]
-    at = registry.home() / "template" / key
+    sources = "\0".join(Path(f).read_text(encoding="utf-8") for f in (__file__, inspect.getfile(fill), SCHEMA_FILE))
+    words = "".join(secret(of) for of in passwords)
+    key = hashlib.sha256(f"{version.stdout}\0{words}\0{sources}".encode()).hexdigest()[:16]
+    at = registry.home() / name / key
     if not (at / "complete").exists():
         shutil.rmtree(at.parent, ignore_errors=True)
-        _build(at, schema)
+        _build(at, name, passwords[0], fill)
         write(at / "complete", "")
     return at / "data"
 
 
-def _build(at: Path, schema: str) -> None:
+def _build(at: Path, name: str, superuser: str, fill: Callable[[Connect], None]) -> None:
     folder(*at.relative_to(registry.home()).parts)
-    _settings("template", at, synchronous="", host="")  # no TCP: only its own Unix socket
-    pwfile = write(at / "pwfile", secret("postgres") + "\n", 0o600, handed=True)
+    settings(name, at, host="")  # no TCP: only its own Unix socket
+    pwfile = write(at / "pwfile", secret(superuser) + "\n", 0o600, handed=True)
     initdb = [binaries.find("initdb"), "-D", str(at / "data"), "-U", "postgres", "--pwfile", str(pwfile)]
     options = ["--wal-segsize=4", "--data-checksums", "-E", "UTF8", "--locale=C.UTF-8", "-A", "scram-sha-256", "-N"]
     user = account()
@@ -256,7 +274,7 @@ def _build(at: Path, schema: str) -> None:
         raise registry.LabError(f"initdb failed with status {ran.returncode}: {ran.stderr.strip()}")
     # Only the copied directory is used from now on; what initdb wrote as configuration in it is not.
     server = registry.start(
-        "template",
+        name,
         "ops",
         (binaries.find("postgres"), "-D", str(at / "data"), "-c", f"config_file={at}/postgresql.conf"),
         env={"LC_ALL": "C.UTF-8"},
@@ -264,27 +282,29 @@ def _build(at: Path, schema: str) -> None:
         cwd=at / "data",
     )
     try:
-        _fill(at, server, schema)
+        fill(partial(_connect, at, server, superuser))
     finally:
         registry.stop(server, 10, signal=2)  # SIGINT: fast shutdown, with its checkpoint
         registry.forget(server)
 
 
-def _fill(at: Path, server: registry.Process, schema: str) -> None:
-    def connect(database: str) -> psycopg.Connection[tuple[object, ...]]:
-        return psycopg.connect(
-            host=str(at), dbname=database, user="postgres", password=secret("postgres"), autocommit=True
-        )
-
+def _connect(
+    at: Path, server: registry.Process, superuser: str, database: str
+) -> psycopg.Connection[tuple[object, ...]]:
+    """As soon as it answers. Raises LabError when it has ended."""
     while True:
         try:
-            first = connect("postgres")
-            break
+            return psycopg.connect(
+                host=str(at), dbname=database, user="postgres", password=secret(superuser), autocommit=True
+            )
         except psycopg.OperationalError as e:
             if registry.wait_gone(server, 0.02):
-                raise registry.LabError(f"PostgreSQL for the template ended: {e}; see {server.log}") from e
+                raise registry.LabError(f"PostgreSQL for the {server.name} ended: {e}; see {server.log}") from e
+
+
+def _fill(connect: Connect) -> None:
     names = {user: sql.Literal(secret(user)) for user in ("replicator", "app", "relight", "exporter")}
-    with first as admin:
+    with connect("postgres") as admin:
         for statement in ROLES.split(";\n"):
             if statement:
                 admin.execute(sql.SQL(statement).format(database=sql.Identifier(DATABASE), **names))
@@ -292,7 +312,7 @@ def _fill(at: Path, server: registry.Process, schema: str) -> None:
             admin.execute("SELECT pg_create_physical_replication_slot(%s)", (slot(node),))
         admin.execute(GRANTS)  # pg_rewind connects to this database
     with connect(DATABASE) as admin:
-        admin.execute(schema)
+        admin.execute(SCHEMA_FILE.read_text(encoding="utf-8"))
         admin.execute(SCHEMA + GRANTS)
 
 

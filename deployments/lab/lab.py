@@ -1,8 +1,8 @@
-"""The lab: the reference system of the scaling plan on this machine, two sites on loopback addresses.
+"""The lab: the reference system of the scaling plan on this machine, two sites on loopback addresses, and staging.
 
 lab.py up [--async] [--no-monitoring] [--prefect] [--json]
 lab.py down | status [--json] | reload SITE | check | release VERSION [--broken errors|flaky|late|slow|sluggish|unready]
-lab.py install
+lab.py schema | install
 lab.py fault NAME | fault list | heal … | load …
 """
 
@@ -24,6 +24,7 @@ import monitoring
 import probes
 import registry
 import releases
+import staging
 from layout import NODES, Options
 
 
@@ -50,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         description="The lab: the reference system on this machine, two sites on 127.x.",
         epilog="Example: relight lab up; relight lab fault kill-primary; relight lab down",
     )
-    verbs = parser.add_subparsers(required=True, metavar="install|up|down|status|reload|check|release|fault|heal|load")
+    verbs = parser.add_subparsers(
+        required=True, metavar="install|up|down|status|reload|check|release|schema|fault|heal|load"
+    )
     one = verbs.add_parser("up", help="start everything and wait until it serves; does nothing when it already does")
     one.add_argument("--json", action="store_true", help="one JSON document instead of a line a process")
     sync = one.add_mutually_exclusive_group()
@@ -62,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     one = verbs.add_parser("down", help="end everything, also what a crashed `up` left")
     one.add_argument("--json", action="store_true")
     one.set_defaults(do=_down)
-    one = verbs.add_parser("status", help="processes and the role of each database node; status 1 if one is not there")
+    one = verbs.add_parser("status", help="processes and the role of each database; status 1 if one is not there")
     one.add_argument("--json", action="store_true")
     one.set_defaults(do=_status)
     one = verbs.add_parser("reload", help="reload a site's HAProxy")
@@ -74,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("version")
     one.add_argument("--broken", choices=sorted(releases.BROKEN), help="one that an update must go back from")
     one.set_defaults(do=_release)
+    one = verbs.add_parser("schema", help="give staging's database the tables that production has now, empty")
+    one.set_defaults(do=_schema)
     return parser
 
 
@@ -126,14 +131,24 @@ async def _roles() -> dict[str, str]:
     return dict(zip(NODES, await asyncio.gather(*map(role, NODES)), strict=True))
 
 
+async def _of_staging() -> dict[str, str]:
+    try:
+        await staging.answers()
+    except (layout.NotReady, OSError) as e:
+        return {staging.NODE: f"silent: {e}"}
+    return {staging.NODE: "of staging alone"}
+
+
 def _status(arguments: argparse.Namespace) -> int:
     processes = _processes()
     roles = asyncio.run(_roles()) if processes else {}
+    apart = asyncio.run(_of_staging()) if processes else {}
     if arguments.json:
-        print(json.dumps({"home": str(registry.home()), "processes": processes, "database": roles}, indent=1))
+        document = {"home": str(registry.home()), "processes": processes, "database": roles, "staging": apart}
+        print(json.dumps(document, indent=1))
     else:
         for one in processes:
-            note = roles.get(one["name"], "")
+            note = {**roles, **apart}.get(one["name"], "")
             print(f"{one['name']:<18} {one['pid']:>8}  {'runs' if one['alive'] else 'GONE'}  {note}")
         if not processes:
             print("the lab is not up; start it with `lab.py up`")
@@ -153,6 +168,11 @@ def _check(_arguments: argparse.Namespace) -> int:
 
 def _release(arguments: argparse.Namespace) -> int:
     print(releases.make(arguments.version, arguments.broken))
+    return 0
+
+
+def _schema(_arguments: argparse.Namespace) -> int:
+    print(f"the tables of staging are those of {staging.take_schema()}, and empty")
     return 0
 
 

@@ -15,8 +15,13 @@ import registry
 
 HERE = Path(__file__).resolve().parent
 SITES = ("west", "east")
+STAGING = "staging"
+"""No site: what runs there has a database of its own, and nothing of production knows it."""
 NODES = ("west-pg1", "west-pg2", "east-pg1", "east-pg2")
-SECRETS = ("postgres", "relight", "replicator", "app", "tsig", "s3_access", "s3_secret", "alerts", "exporter")
+SECRETS = (
+    *("postgres", "relight", "replicator", "app", "tsig", "s3_access", "s3_secret", "alerts", "exporter"),
+    *("staging_postgres", "staging_app"),  # so that a server of staging could not write to production by mistake
+)
 APPS = range(1, 11)
 DATABASE = "venue"
 ZONE = "venue.test."
@@ -38,7 +43,7 @@ class Part:
 
     Attributes:
         name: process name, also of its log.
-        site: ``west``, ``east`` or ``ops``.
+        site: ``west``, ``east``, ``staging`` or ``ops``.
         argv: command line.
         listens: ``host:port`` (TCP) or ``udp:host:port`` that must be free before.
         prepare: blocking work before the start (copying data), run in a thread.
@@ -66,8 +71,8 @@ class NotReady(Exception):
 
 
 def net(site: str) -> str:
-    """First three octets of a site's addresses."""
-    return {"west": "127.0.1", "east": "127.0.2", "ops": "127.0.3"}[site]
+    """First three octets of the addresses of a site, of staging, and of what belongs to neither."""
+    return {"west": "127.0.1", "east": "127.0.2", "ops": "127.0.3", STAGING: "127.0.4"}[site]
 
 
 def site_of(name: str) -> str:

@@ -48,10 +48,12 @@ async def http_ok(address: str, path: str, want: bytes = b"") -> None:
         raise NotReady(f"http://{address}{path}: status {status}, expected 200 with {want.decode()!r}")
 
 
-async def sql(
-    host: str, port: int, query: str, user: str = "postgres", database: str = DATABASE
+async def sql(  # noqa: PLR0913  where, what and as whom
+    host: str, port: int, query: str, user: str = "postgres", database: str = DATABASE, *, password_of: str = ""
 ) -> list[tuple[Any, ...]]:
-    """Rows of one query. Raises NotReady for every failure to connect or to answer."""
+    """Rows of one query; ``password_of``: the name of the secret, where it is not the user's. Raises NotReady for
+    every failure to connect or to answer.
+    """
     try:
         async with asyncio.timeout(TIMEOUT_S):
             connection = await psycopg.AsyncConnection.connect(
@@ -59,7 +61,7 @@ async def sql(
                 port=port,
                 dbname=database,
                 user=user,
-                password=secret(user),
+                password=secret(password_of or user),
                 autocommit=True,
                 prepare_threshold=None,
             )

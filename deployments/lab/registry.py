@@ -36,7 +36,7 @@ class Process:
         name: ``west-pg1``, ``east-haproxy``, ``load`` …; unique in a lab.
         pid: process id of the daemon itself, which leads its own session and process group.
         started_ticks: field 22 of ``/proc/PID/stat``: clock ticks after boot.
-        site: ``west``, ``east`` or ``ops``.
+        site: ``west``, ``east``, ``staging`` or ``ops``.
         argv: the command line. Never holds a secret.
         log: path of the log file.
         user: user name it runs as; None is the one who started it.
@@ -82,7 +82,7 @@ def start(  # noqa: PLR0913  name, site and command are what a process is; the r
 
     Args:
         name: unique name; a name that is still alive is refused with LabError.
-        site: ``west``, ``east`` or ``ops``.
+        site: ``west``, ``east``, ``staging`` or ``ops``.
         argv: the daemon itself, in the foreground.
         env: added to PATH, HOME, LANG and RELIGHT_LAB; nothing else of the caller's environment is passed on.
             Recorded, so never a secret: pass the path of a file instead.

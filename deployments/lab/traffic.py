@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from layout import (
 
 # HAProxy 2.6 configuration manual: 3.1 server-state-file, 4.2 load-server-state-from-file, retry-on, redispatch,
 # 5.2 on-marked-down. A request is only tried again where the connection was never made, so no POST is doubled.
-HAPROXY = """\
+HAPROXY_APP = """\
 global
     stats socket {place}/admin.sock mode 600 level admin expose-fd listeners
     stats timeout 1h
@@ -71,7 +72,9 @@ backend app
     option httpchk GET /healthz
     http-check expect status 200
 {apps}
+"""
 
+HAPROXY_DB = """
 frontend db
     mode tcp
     bind {net}.10:5433
@@ -87,7 +90,9 @@ backend db
     tcp-check send-binary 0000000804d2162f
     tcp-check expect binary 4e
 {nodes}
+"""
 
+HAPROXY_METRICS = """
 frontend metrics
     mode http
     bind {net}.10:8404
@@ -180,7 +185,8 @@ def _haproxy(site: str) -> Part:
         + (" disabled" if node != "west-pg1" else "")
         for node in NODES
     ]
-    text = HAPROXY.format(place=place, net=here, apps="\n".join(apps), nodes="\n".join(nodes))
+    texts = (HAPROXY_APP, HAPROXY_DB, HAPROXY_METRICS)
+    text = "".join(texts).format(place=place, net=here, apps="\n".join(apps), nodes="\n".join(nodes))
     write(place / "haproxy.cfg", text)
     write(place / "state", "")
     return Part(
@@ -220,6 +226,11 @@ def _pgbouncer(site: str) -> Part:
 
 
 def _supervisor(site: str) -> Part:
+    return supervisor(site, APPS, (1, 2), _app_environment(site))
+
+
+def supervisor(site: str, apps: Sequence[int], started: Sequence[int], env: dict[str, str]) -> Part:
+    """The supervisord of the application servers ``apps``, of which ``started`` run from the beginning."""
     place = fresh(site, "supervisor")
     home = registry.home()
     server = releases.link(site) / "server.js"
@@ -227,7 +238,7 @@ def _supervisor(site: str) -> Part:
         place=place,
         site_folder=home / site,
         user="user = root\n" if account() else "",
-        names=",".join(f"app{n}" for n in APPS),
+        names=",".join(f"app{n}" for n in apps),
     ) + "".join(
         PROGRAM.format(
             n=n,
@@ -236,25 +247,25 @@ def _supervisor(site: str) -> Part:
             net=net(site),
             host=20 + n,
             site=site,
-            autostart="true" if n <= 2 else "false",
+            autostart="true" if n in started else "false",
             logs=folder("logs"),
         )
-        for n in APPS
+        for n in apps
     )
     config: Path = write(place / "supervisord.conf", text)
 
     async def ready() -> None:
         await probes.unix(home / site / "supervisor.sock")
-        for n in (1, 2):
+        for n in started:
             await probes.http_ok(f"{net(site)}.{20 + n}:3000", "/healthz")
 
     return Part(
         name=f"{site}-supervisord",
         site=site,
         argv=(binaries.find("supervisord"), "-n", "-c", str(config)),
-        listens=tuple(f"{net(site)}.{20 + n}:3000" for n in APPS),
+        listens=tuple(f"{net(site)}.{20 + n}:3000" for n in apps),
         ready=ready,
-        env=_app_environment(site),
+        env=env,
     )
 
 

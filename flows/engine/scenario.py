@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from flows.engine.providers import Components
 from flows.engine.system import LoadedSystem
@@ -14,6 +15,7 @@ from tasks.cdn.protocol import Cdn
 from tasks.clock import Clock
 from tasks.contract import Surroundings
 from tasks.database.protocol import Database
+from tasks.deploy.protocol import Environment
 from tasks.errors import BadInput
 from tasks.simulation import Simulation
 from tasks.traffic.protocol import Balancer, Members
@@ -71,6 +73,8 @@ def world_of(loaded: LoadedSystem, clock: Clock) -> World:
         _add_instances(world, capacity)
     for _, balancer in real.of(Balancer):
         _add_pools(world, balancer)
+    for _, environment in real.of(Environment):
+        _add_environment(world, environment)
     for _, zone in zones:
         _add_names(world, zone, active)
     for name, _ in real.of(Cdn):
@@ -114,6 +118,18 @@ def _add_pools(world: World, balancer: Balancer) -> None:
         }
         servers = [f"{s}-app{i}" for s in world.sites for i in range(1, 11)]
         world.admin[site, APP_POOL] = {s: "ready" if s.startswith(f"{site}-") else "maint" for s in servers}
+
+
+def _add_environment(world: World, environment: Environment) -> None:
+    """Servers, a balancer and a database of its own; no record, no site's balancer and no node leads there."""
+    name = environment.name
+    limits = environment.fleet().capacity.limits(name)
+    world.least[name] = limits.minimum
+    world.running[name] = {f"{name}-app{n}" for n in range(1, limits.minimum + 1)}
+    world.ready_since[name] = -1e9
+    world.admin[name, APP_POOL] = {f"{name}-app{n}": "ready" for n in range(1, limits.maximum + 1)}
+    world.apart[name] = Node(f"{name}-pg1", name, replica=False, last_commit=world.now)
+    world.site_at[urlsplit(environment.url).hostname or ""] = name
 
 
 def _add_names(world: World, zone: Zone, active: str) -> None:

@@ -1,4 +1,4 @@
-"""A site under load, before clients meet the release that it runs."""
+"""Staging, or a site, under load, before clients meet the release that it runs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pydantic import Field, model_validator
 
 from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam
-from tasks.deploy.protocol import Load, Loaded, LoadTests
+from tasks.deploy.protocol import Environment, Load, Loaded, LoadTests
 from tasks.errors import Breached, NotYet, SafetyRefusal
 from tasks.quantities import Duration, ThresholdText, show_duration
 
 
 @action("deploy.load_test")
 class LoadTest(Action):
-    """A site bears the load of ``users`` visitors: error rate and 95th percentile stay below their thresholds.
+    """A site, or an environment, bears the load of ``users`` visitors: error rate and 95th percentile stay below
+    their thresholds.
 
     It refuses the active site, whose clients would feel it, unless the runbook says ``on_active: true``.
     """
@@ -24,6 +25,9 @@ class LoadTest(Action):
     read_only: ClassVar[bool] = True
 
     site: Annotated[str, SiteParam()] = "target"
+    environment: Annotated[str | None, ComponentParam("deploy")] = Field(
+        default=None, description="In place of a site: an environment of its own, such as staging."
+    )
     users: int = Field(default=10, ge=1, le=10_000, description="At the same time.")
     for_: Duration = Field(default=15.0, ge=1, alias="for", description="How long, once they are there.")
     errors: ThresholdText = Field(description="Requests that may fail, less than: 1%.")
@@ -31,6 +35,12 @@ class LoadTest(Action):
     minimum: int = Field(default=100, ge=20, description="Requests below which nothing is concluded.")
     on_active: bool = Field(default=False, description="Allow it on the active site.")
     component: Annotated[str, ComponentParam("deploy")] = "load"
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> Self:
+        if self.environment is not None and "site" in self.model_fields_set:
+            raise ValueError(f"site and environment exclude each other: {self.site} or {self.environment}")
+        return self
 
     @model_validator(mode="after")
     def _units(self) -> Self:
@@ -48,9 +58,9 @@ class LoadTest(Action):
         return Observation(holds=False, summary=f"{url} is not under load", changes=(change,), facts={"target": url})
 
     async def apply(self, ctx: Context, observation: Observation) -> Facts:
-        await self._target(ctx)  # who is active may have changed
+        url = await self._target(ctx)  # who is active may have changed
         ctx.guard()
-        found = await ctx.component(self.component, LoadTests).run(ctx.site(self.site), Load(self.users, self.for_))
+        found = await ctx.component(self.component, LoadTests).run(url, Load(self.users, self.for_))
         facts, said = as_facts(found), show(found)
         if found.requests < self.minimum or found.p95_s is None:
             raise NotYet(f"not enough data: {said}; {self.minimum} requests are needed. Nothing is concluded.", **facts)
@@ -60,20 +70,26 @@ class LoadTest(Action):
         if found.p95_s >= float(self.p95.value):
             worse.append(f"p95 not below {show_duration(float(self.p95.value))}")
         if worse:
-            raise Breached(f"{ctx.site(self.site)} does not bear the load: {', '.join(worse)} ({said})", **facts)
+            place = self.environment or ctx.site(self.site)
+            raise Breached(f"{place} does not bear the load: {', '.join(worse)} ({said})", **facts)
         return {**facts, "said": said}
 
     async def confirm(self, ctx: Context) -> Observation:
         return Observation(holds=True, summary=f"{self.users} visitors of {await self._target(ctx)}")
 
     async def _target(self, ctx: Context) -> str:
+        tests = ctx.component(self.component, LoadTests)
+        if self.environment is not None:
+            url = ctx.component(self.environment, Environment).url
+            await tests.allowed(url)
+            return url
         site = ctx.site(self.site)
         if site == ctx.roles.get("active") and not self.on_active:
             raise SafetyRefusal(
                 f"{site} is the active site: a load test there is felt by its clients. Test the standby, or say"
                 " on_active: true in the runbook."
             )
-        return await ctx.component(self.component, LoadTests).target(site)
+        return await tests.target(site)
 
 
 def as_facts(found: Loaded) -> Facts:

@@ -12,7 +12,7 @@ from pydantic import Field
 from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam
 from tasks.deploy._compare import more_errors, must_have_scipy
-from tasks.errors import NotYet, UnhealthyTarget, Unreachable
+from tasks.errors import Breached, NotYet, Unreachable
 from tasks.metrics.protocol import Counted, Counts
 from tasks.quantities import Duration, show_duration
 from tasks.waiting import until
@@ -46,7 +46,7 @@ class Compare(Action):
     """A canary that got a share of the requests (``traffic.weigh``) answers no more errors than what is beside it.
 
     Counted is from the moment when it got its share, as far as whole periods of the source allow. One-sided test of
-    Fisher (``tasks/deploy/_compare.py``): a canary that is worse beyond doubt fails at once (UnhealthyTarget), the rest
+    Fisher (``tasks/deploy/_compare.py``): a canary that is worse beyond doubt fails at once (Breached), the rest
     is decided once, after ``for`` and at least ``minimum`` requests on both sides. Fewer within ``most`` more is not
     enough data (NotYet), and that is not passed. How long requests take is for ``metrics.within``: a balancer of AWS
     tells no distribution of it that could be tested.
@@ -104,7 +104,7 @@ class Compare(Action):
 
     def _must_not_be_worse(self, look: Look, level: float) -> None:
         if look.p is not None and look.p < level:
-            raise UnhealthyTarget(f"the canary answers more errors: {look}, worse is below {level:.2g}", **look.facts())
+            raise Breached(f"the canary answers more errors: {look}, worse is below {level:.2g}", **look.facts())
 
     async def _look(self, ctx: Context, since: datetime) -> Look:
         canary, beside = await ctx.component(self.component, Counted).counted(ctx.site(self.site), since)

@@ -15,46 +15,37 @@ from tasks.deploy._load import LoadTest
 from tasks.deploy._roll import Balanced, Patience, Site, left_over
 from tasks.deploy._shares import Compare
 from tasks.deploy._turns import Seen
-from tasks.deploy.protocol import Releases
+from tasks.deploy.protocol import Environment, Fleet, Releases
 from tasks.errors import BadInput, SafetyRefusal
 from tasks.metrics.protocol import Requests
 from tasks.quantities import Duration, Percent, show_duration
 from tasks.traffic._pool import Pool, confirmed
 from tasks.traffic.protocol import Balancer
 
-__all__ = ["Canary", "Compare", "LoadTest", "Rolling"]
+__all__ = ["Canary", "Compare", "LoadTest", "Rolling", "Stage"]
 
 
-class _AtSite(Undoable):
-    """Where, which release, and how patiently; what every action of this domain that changes servers shares."""
+class _Deploys(Undoable):
+    """Which release, and how patiently; what every action of this domain that changes servers shares."""
 
-    site: Annotated[str, SiteParam()]
     version: str = Field(min_length=1, description="Of a release that is there.")
     pool: str = "app"
     drain: Duration = Field(default=10.0, gt=0, description="How long open requests may go on; none is ever cut.")
     gate: Duration = Field(default=15.0, gt=0, description="How soon a server must be proven, after its start.")
     times: int = Field(default=3, ge=1, le=100, description="Good answers in a row that prove a server.")
-    component: Annotated[str, ComponentParam("deploy")] = "releases"
-    capacity: Annotated[str, ComponentParam("capacity")] = "capacity"
-    traffic: Annotated[str, ComponentParam("traffic")] = "traffic"
 
     def least_timeout_s(self) -> float:
         return 2 * (self.drain + self.gate)
 
     def _site(self, ctx: Context) -> Site:
-        balancer: Balancer = ctx.component(self.traffic, Balancer)
-        name, patience = ctx.site(self.site), Patience(self.drain, self.gate, self.times)
-        capacity: Capacity = ctx.component(self.capacity, Capacity)
-        pools = tuple(Pool(ctx, balancer, at, self.pool) for at in balancer.sites())
-        return Site(
-            ctx,
-            name,
-            ctx.component(self.component, Releases),
-            capacity,
-            ctx.component(self.capacity, Startable),
-            Balanced(ctx, name, pools, capacity.limits(name).minimum, patience),
-            patience,
-        )
+        """Where."""
+        raise NotImplementedError
+
+    def _made_of(self, ctx: Context, name: str, fleet: Fleet) -> Site:
+        patience = Patience(self.drain, self.gate, self.times)
+        pools = tuple(Pool(ctx, fleet.balancer, at, self.pool) for at in fleet.balancer.sites())
+        balanced = Balanced(ctx, name, pools, fleet.capacity.limits(name).minimum, patience)
+        return Site(ctx, name, fleet.releases, fleet.capacity, fleet.starter, balanced, patience)
 
     async def _seen(self, ctx: Context) -> tuple[dict[str, Seen], Facts]:
         """The fleet, and what there is to put back. Raises BadInput for a release that is not there."""
@@ -79,22 +70,31 @@ class _AtSite(Undoable):
 
     async def _must_lead_back(self, ctx: Context, before: Facts) -> None:
         """Raises SafetyRefusal where the release from before is gone."""
-        if before["release"] not in await self._site(ctx).releases.available(ctx.site(self.site)):
+        site = self._site(ctx)
+        if before["release"] not in await site.releases.available(site.name):
             raise SafetyRefusal(
-                f"release {before['release']}, which {ctx.site(self.site)} runs now, is gone: there would be no way"
+                f"release {before['release']}, which {site.name} runs now, is gone: there would be no way"
                 " back. Put its folder back first."
             )
 
 
-@action("deploy.rolling")
-class Rolling(_AtSite):
-    """Every running server of a site runs ``version``; never fewer serve than the system file's minimum.
+class _AtSite(_Deploys):
+    """At a site of the system."""
 
-    Each is drained at every balancer that holds it, restarted when it has no sessions left, must say that it is ready
-    and of this version, and only then gets requests again. With none to spare, one is started first and stopped last.
-    The first that does not pass is put back on the release from before, and the step fails (UnhealthyTarget, NotYet);
-    undo puts all of them back in the same way.
-    """
+    site: Annotated[str, SiteParam()]
+    component: Annotated[str, ComponentParam("deploy")] = "releases"
+    capacity: Annotated[str, ComponentParam("capacity")] = "capacity"
+    traffic: Annotated[str, ComponentParam("traffic")] = "traffic"
+
+    def _site(self, ctx: Context) -> Site:
+        capacity: Capacity = ctx.component(self.capacity, Capacity)
+        balancer: Balancer = ctx.component(self.traffic, Balancer)
+        starter, releases = ctx.component(self.capacity, Startable), ctx.component(self.component, Releases)
+        return self._made_of(ctx, ctx.site(self.site), Fleet(releases, capacity, starter, balancer))
+
+
+class _Rolls(_Deploys):
+    """Every running server, one at a time."""
 
     async def observe(self, ctx: Context) -> Observation:
         fleet, facts = await self._seen(ctx)
@@ -120,6 +120,46 @@ class Rolling(_AtSite):
 
     async def undo(self, ctx: Context, evidence: Facts) -> None:
         await self._site(ctx).roll(str(evidence["release"]), evidence)
+
+
+@action("deploy.rolling")
+class Rolling(_Rolls, _AtSite):
+    """Every running server of a site runs ``version``; never fewer serve than the system file's minimum.
+
+    Each is drained at every balancer that holds it, restarted when it has no sessions left, must say that it is ready
+    and of this version, and only then gets requests again. With none to spare, one is started first and stopped last.
+    The first that does not pass is put back on the release from before, and the step fails (UnhealthyTarget, NotYet);
+    undo puts all of them back in the same way.
+    """
+
+
+@action("deploy.stage")
+class Stage(_Rolls):
+    """Every running server of an environment that is no site (staging) runs ``version``, as ``deploy.rolling`` does it.
+
+    It changes nothing but that environment, and it has come only when its own front door says so.
+    """
+
+    environment: Annotated[str, ComponentParam("deploy")] = "staging"
+
+    async def observe(self, ctx: Context) -> Observation:
+        found = await super().observe(ctx)
+        if not found.holds:
+            return found
+        answer = await self._environment(ctx).front()
+        if answer.ready and answer.version == self.version:
+            return found
+        why = answer.why or f"release {answer.version or 'unknown'}"
+        said = f"the front door of {self.environment} says: {why}"
+        wait = f"wait until it says release {self.version}"
+        return Observation(holds=False, summary=said, changes=(wait,), facts=found.facts)
+
+    def _site(self, ctx: Context) -> Site:
+        environment = self._environment(ctx)
+        return self._made_of(ctx, environment.name, environment.fleet())
+
+    def _environment(self, ctx: Context) -> Environment:
+        return ctx.component(self.environment, Environment)
 
 
 @action("deploy.canary")

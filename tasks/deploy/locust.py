@@ -64,12 +64,17 @@ class Locust:
         """Nothing is held open between calls."""
 
     async def target(self, site: str) -> str:
-        if importlib.util.find_spec("locust") is None:
-            raise BadInput(f"{self._component}: locust is not installed: pip install 'relight[updates]'")
-        url, file = self._settings.sites.get(site), Path(expand(self._settings.file))
+        url = self._settings.sites.get(site)
         if url is None:
             known = ", ".join(self._settings.sites)
             raise BadInput(f"{self._component}: no site {site!r} in its settings; known: {known}")
+        await self.allowed(url)
+        return url
+
+    async def allowed(self, url: str) -> None:
+        if importlib.util.find_spec("locust") is None:
+            raise BadInput(f"{self._component}: locust is not installed: pip install 'relight[updates]'")
+        file = Path(expand(self._settings.file))
         if not await in_thread(file.is_file):
             raise BadInput(f"{self._component}: there is no locustfile {file}")
         host = urlsplit(url).hostname or ""
@@ -84,10 +89,10 @@ class Locust:
                     f"{self._component}: {url} is {address}, and load may only go to {allowed}. If it is meant, say so"
                     " in `networks` of the component."
                 )
-        return url
 
-    async def run(self, site: str, load: Load) -> Loaded:
-        url, limit_s = await self.target(site), load.for_s + self._settings.spare
+    async def run(self, url: str, load: Load) -> Loaded:
+        await self.allowed(url)
+        limit_s = load.for_s + self._settings.spare
         words = ["-f", expand(self._settings.file), "--headless", "--host", url, "--users", str(load.users)]
         words += ["--spawn-rate", str(load.users), "--run-time", f"{load.for_s:.0f}s", "--stop-timeout", "5"]
         process = await asyncio.create_subprocess_exec(

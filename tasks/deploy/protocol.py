@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from tasks.capacity.protocol import Capacity, Startable
+from tasks.traffic.protocol import Balancer
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -60,12 +63,47 @@ class Loaded:
 
 @runtime_checkable
 class LoadTests(Protocol):
-    """What makes load against a site."""
+    """What makes load against a front door."""
 
     async def target(self, site: str) -> str:
-        """Its URL. Raises BadInput for none, SafetyRefusal for one outside the networks that load may go to."""
+        """The URL of a site's. Raises BadInput for none, and as ``allowed``."""
         ...
 
-    async def run(self, site: str, load: Load) -> Loaded:
-        """Raises as ``target``; NotYet where it did not end in time, Rejected where it could not be run."""
+    async def allowed(self, url: str) -> None:
+        """Raises SafetyRefusal for one outside the networks that load may go to, BadInput, Unreachable."""
+        ...
+
+    async def run(self, url: str, load: Load) -> Loaded:
+        """Raises as ``allowed``; NotYet where it did not end in time, Rejected where it could not be run."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What a place of servers is made of; each part knows the place by its name."""
+
+    releases: Releases
+    capacity: Capacity
+    starter: Startable
+    balancer: Balancer
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """A place that is no site, such as staging: no role ever stands for it, so no failover leads to it or from it."""
+
+    @property
+    def name(self) -> str:
+        """Of the component; its servers' names start with it."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Its front door."""
+        ...
+
+    def fleet(self) -> Fleet: ...
+
+    async def front(self) -> Answer:
+        """What a visitor of its front door is told. Never raises for one that does not answer."""
         ...

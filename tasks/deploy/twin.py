@@ -1,13 +1,18 @@
-"""Simulated twins of what holds the releases, with the failure semantics of ``folders``, and of load tests."""
+"""Simulated twins of what holds the releases (with the failure semantics of ``folders``), staging, and load tests."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
 
+from tasks.capacity.twin import SingleTwin
 from tasks.contract import Surroundings
-from tasks.deploy.protocol import Answer, Load, Loaded, LoadTests, Releases
+from tasks.deploy.protocol import Answer, Environment, Fleet, Load, Loaded, LoadTests, Releases
 from tasks.errors import BadInput, Unreachable
 from tasks.simulation import Simulation
+from tasks.traffic.twin import BalancerTwin
 from tasks.world import DATABASE_POOL, FIRST, RELEASES, World
 
 
@@ -67,8 +72,12 @@ class LoadTwin:
 
         return await self._sim.read(self._name, f"target {site}", look)
 
-    async def run(self, site: str, load: Load) -> Loaded:
-        url = await self.target(site)
+    async def allowed(self, url: str) -> None:
+        """Load may go everywhere here."""
+
+    async def run(self, url: str, load: Load) -> Loaded:
+        host = urlsplit(url).hostname or ""
+        site = self._world.site_at.get(host, host)
         await asyncio.sleep(load.for_s)
 
         def look() -> Loaded:
@@ -86,4 +95,32 @@ class LoadTwin:
             return False
 
 
-TWINS = ((Releases, ReleasesTwin), (LoadTests, LoadTwin))
+class EnvironmentTwin:
+    """Fulfils ``Environment``: of the twins that a site's parts have. Its place in the world is its name."""
+
+    def __init__(self, real: Environment, around: Surroundings, world: World, simulation: Simulation) -> None:
+        self.name, self.url = real.name, real.url
+        self._world, self._sim = world, simulation
+        parts, here = real.fleet(), replace(around, sites=(real.name,))
+        capacity = SingleTwin(parts.capacity, here, world, simulation)
+        balancer: Any = BalancerTwin(parts.balancer, here, world, simulation)
+        self._fleet = Fleet(ReleasesTwin(parts.releases, here, world, simulation), capacity, capacity, balancer)
+
+    async def aclose(self) -> None:
+        """Nothing is held open."""
+
+    def fleet(self) -> Fleet:
+        return self._fleet
+
+    async def front(self) -> Answer:
+        def look() -> Answer:
+            pool = next(p for s, p in self._world.admin if s == self.name)
+            try:
+                return Answer(self._world.release(self._world.apps(self.name, pool)[0]), ready=True)
+            except Unreachable as e:
+                return Answer(None, ready=False, why=str(e))
+
+        return await self._sim.read(self.name, "front", look, lambda why: Answer(None, ready=False, why=why))
+
+
+TWINS = ((Releases, ReleasesTwin), (LoadTests, LoadTwin), (Environment, EnvironmentTwin))

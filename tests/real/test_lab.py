@@ -82,12 +82,41 @@ def test_every_process_runs_and_a_second_up_changes_nothing(up):
     names = {p["name"] for p in up["processes"]}
     assert {*layout.NODES, "links", "ns1", "ns2", "unbound", "prometheus", "alertmanager"} <= names
     assert {f"{s}-{p}" for s in layout.SITES for p in ("haproxy", "pgbouncer", "supervisord", "s3", "copier")} <= names
+    assert {"staging-pg1", "staging-haproxy", "staging-supervisord"} <= names
     assert all(p["alive"] for p in up["processes"])
 
     again = json.loads(lab("up", "--json").stdout)
     assert again["started"] is False
     assert again["processes"] == up["processes"]
-    lab("status")
+    said = json.loads(lab("status", "--json").stdout)
+    assert said["database"] == {**dict.fromkeys(layout.NODES, "replica"), "west-pg1": "primary"}
+    assert said["staging"] == {"staging-pg1": "of staging alone"}
+
+
+def test_staging_has_a_database_of_its_own_that_no_password_of_production_opens(up):
+    event = {"n": 1, "client": "test-staging", "payload": None}
+    answer = httpx.post("http://127.0.4.10:8080/events", json=event, timeout=5)
+    assert (answer.status_code, answer.json()["node"], answer.json()["site"]) == (201, "staging-pg1", "staging")
+    assert httpx.get(f"{WEST}/events/test-staging/1", timeout=5).status_code == 404
+    for user, host, of in (("app", "127.0.4.31", "app"), ("app", "127.0.1.31", "staging_app")):
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(host=host, dbname="venue", user=user, password=layout.secret(of), connect_timeout=3)
+    with psycopg.connect(
+        host="127.0.4.31", dbname="venue", user="postgres", password=layout.secret("staging_postgres")
+    ) as own:
+        one = "SELECT system_identifier FROM pg_control_system()"
+        assert own.execute(one).fetchall() != rows("127.0.1.31", one)
+        assert own.execute("SHOW max_wal_senders").fetchall() == [("0",)]
+        roles = own.execute("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1").fetchall()
+        assert roles == [("app",), ("postgres",)]
+    rows("127.0.1.31", "ALTER TABLE events ADD COLUMN source text DEFAULT 'web'", "app")
+    assert "those of west-pg1" in lab("schema").stdout
+    with psycopg.connect(
+        host="127.0.4.31", dbname="venue", user="app", password=layout.secret("staging_app"), autocommit=True
+    ) as own:
+        assert own.execute("SELECT source FROM events").fetchall() == []  # the column, and no row of production
+    assert httpx.post("http://127.0.4.10:8080/events", json=event, timeout=5).status_code == 201
+    rows("127.0.1.31", "ALTER TABLE events DROP COLUMN source", "app")
 
 
 def test_a_write_passes_balancer_application_pooler_and_database(up):
@@ -168,6 +197,8 @@ def test_prometheus_sees_both_sites_and_its_rules_are_sound(up):
 
     until(evaluated)
     alerts = httpx.get("http://127.0.3.90:9090/api/v1/alerts", timeout=30).json()["data"]["alerts"]
+    jobs = httpx.get("http://127.0.3.90:9090/api/v1/targets", timeout=30).text
+    assert "127.0.4." not in jobs  # a server of staging that is up, or can write, would answer for production
     firing = [a["labels"]["alertname"] for a in alerts if a["state"] == "firing"]
     assert [name for name in firing if name != "watchdog"] == []  # which always fires
     ready = httpx.get("http://127.0.3.93:9093/api/v2/status", timeout=30).json()

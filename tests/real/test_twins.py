@@ -229,6 +229,44 @@ async def capacity(t: Teller) -> None:
     await t.becomes("two", ready, (2, 2))
 
 
+async def staging(t: Teller) -> None:
+    environment = t.components("staging")
+    fleet, here, one, two = environment.fleet(), environment.name, "staging-app1", "staging-app2"
+
+    async def front() -> Any:
+        said = await environment.front()
+        return said.version, said.ready
+
+    async def ready() -> Any:
+        return sorted(i.name for i in await fleet.capacity.instances(here) if i.running and i.ready)
+
+    async def started() -> Any:
+        await fleet.starter.start(here, one)  # NotYet while it still stops
+        return "started"
+
+    def shown(servers: Any) -> list[tuple[str, str, str]]:
+        return sorted((s.name, s.site, s.admin) for s in servers)
+
+    await t.becomes("at first", front, ("1", True))
+    await t.tell("servers", fleet.balancer.servers(here, "app"), shown)
+    await t.tell("no instance of a site", fleet.capacity.instances("west"))
+    await t.tell("switch", fleet.releases.switch(here, "2"))
+    await t.tell("chosen", fleet.releases.chosen(here))
+    await t.tell("start", fleet.starter.start(here, two))
+    await t.becomes("two", ready, [one, two])
+    await t.tell("drain", fleet.balancer.set_admin(here, "app", one, "drain"))
+    await t.tell("stop", fleet.starter.stop(here, one))
+    await t.becomes("the front door follows", front, ("2", True))
+    await t.tell("back", fleet.releases.switch(here, "1"))
+    await t.becomes("start again", started, "started")
+    await t.becomes("both", ready, [one, two])
+    await t.tell("ready", fleet.balancer.set_admin(here, "app", one, "ready"))
+    await t.tell("drain the other", fleet.balancer.set_admin(here, "app", two, "drain"))
+    await t.tell("stop it", fleet.starter.stop(here, two))
+    await t.becomes("as before", front, ("1", True))
+    await t.tell("as it was", fleet.balancer.set_admin(here, "app", two, "ready"))
+
+
 async def storage(t: Teller) -> None:
     store = t.components("storage")
     await t.tell("west is copied from", store.source("west"))
@@ -319,11 +357,13 @@ def by_the_twins(story: Story) -> list[tuple[str, Any]]:
         return runner.run(main())
 
 
-@pytest.mark.parametrize("story", [zone, pooler, balancer, capacity, storage, migrations, network, database])
+@pytest.mark.parametrize("story", [zone, pooler, balancer, capacity, staging, storage, migrations, network, database])
 def test_both_tell_the_same_story(story: Story, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in lab.env.items():
         monkeypatch.setenv(name, value)
     assert os.environ["RELIGHT_LAB"]
+    if story is staging:
+        lab.do("release", "2")
     real, simulated = by_the_lab(story), by_the_twins(story)
     assert len(real) == len(simulated)
     differ = [(one[0], one[1], other[1]) for one, other in zip(real, simulated, strict=True) if one != other]

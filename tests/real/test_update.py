@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from conftest import RELIGHT
 
@@ -20,7 +21,8 @@ from tasks.deploy.locust import Locust, LocustSettings
 from tasks.deploy.protocol import Load
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
-NET = {"west": "127.0.1", "east": "127.0.2"}
+SITES = ("west", "east")
+NET = {"west": "127.0.1", "east": "127.0.2", "staging": "127.0.4"}
 BAD = {"never": "unready", "leaks": "slow", "two-percent": "flaky", "slower": "sluggish", "late": "late"}
 CANARY = """\
 runbook: canary
@@ -83,7 +85,7 @@ def old(lab):
 
 
 def versions(lab):
-    """Server -> version, of every one of the ten of each site that answers; and that it is ready."""
+    """Server -> version, of every one of the ten of each site, and of staging, that answers; and that it is ready."""
     found = {}
     for site, net in NET.items():
         for n in range(1, 11):
@@ -97,7 +99,7 @@ def versions(lab):
 
 
 def drained(lab):
-    """Servers that a balancer of their own site does not send to."""
+    """Servers that the balancer of their own site, or of staging, does not send to."""
     found = {}
     for site, net in NET.items():
         rows = [r.split(",") for r in httpx.get(f"http://{net}.10:8404/;csv;norefresh").text.splitlines()]
@@ -106,7 +108,20 @@ def drained(lab):
 
 
 def all_on(version):
-    return {f"{site}-app{n}": version for site in NET for n in (1, 2)}
+    return {"staging-app1": version, **{f"{site}-app{n}": version for site in SITES for n in (1, 2)}}
+
+
+def drains(lab):
+    """What the balancers of both sites logged of servers that were drained, so far."""
+    logs = [(lab.home() / "logs" / f"{site}-haproxy.log").read_text() for site in SITES]
+    return [line for log in logs for line in log.splitlines() if "enters drain state" in line]
+
+
+def visitors(lab):
+    """Rows of load tests in the database of production."""
+    password = (lab.home() / "secrets" / "app").read_text().strip()
+    with psycopg.connect(host="127.0.1.31", dbname="venue", user="app", password=password) as primary:
+        return primary.execute("SELECT count(*) FROM events WHERE client LIKE 'locust-%'").fetchone()
 
 
 def update(lab, version):
@@ -120,6 +135,7 @@ def nothing_lost(counted):
 
 
 def test_an_update_under_load_loses_no_request(old):
+    before = visitors(old)
     with old.load() as load:
         done = update(old, "2")
         load.more(50)
@@ -131,7 +147,13 @@ def test_an_update_under_load_loses_no_request(old):
     assert nothing_lost(counted), counted
     steps = {s["id"]: s for s in done.json["steps"]}
     assert steps["active"]["evidence"]["replaced"] == ["west-app3", "west-app1", "west-app2"]
-    assert steps["standby-load"]["evidence"]["requests"] >= 100
+    assert steps["staging"]["evidence"]["replaced"] == ["staging-app2", "staging-app1"]
+    assert list(steps)[:4] == ["staging", "staging-serves", "staging-load", "standby"]
+    written = steps["staging-serves"]["evidence"]["confirmed"]
+    assert (written["site"], written["node"]) == ("staging", "staging-pg1")
+    assert steps["staging-load"]["evidence"]["requests"] >= 100
+    assert visitors(old) == before  # of staging they were
+    assert any("west-app1" in line for line in drains(old))  # so that the next test would see one
     compared = steps["canary"]["evidence"]
     assert (compared["server"], compared["worse"], compared["share"]) == ("west-app3", [], 0.2)
     assert compared["canary"]["requests"] >= 300
@@ -203,9 +225,9 @@ def test_a_load_test_of_the_active_site_is_refused(book):
     assert "is the active site" in done.json["reason"]
 
 
-@pytest.mark.parametrize(("version", "fails_at"), [("never", "standby"), ("leaks", "standby-load")])
-def test_a_bad_release_goes_back_before_a_client_meets_it(old, version, fails_at):
-    before = versions(old)
+@pytest.mark.parametrize(("version", "fails_at"), [("never", "staging"), ("leaks", "staging-load")])
+def test_a_bad_release_goes_back_before_a_server_of_production_meets_it(old, version, fails_at):
+    before, out = versions(old), drains(old)
     with old.load() as load:
         done = update(old, version)
         load.more(50)
@@ -214,7 +236,10 @@ def test_a_bad_release_goes_back_before_a_client_meets_it(old, version, fails_at
     assert versions(old) == before
     assert drained(old) == {}
     assert nothing_lost(load.counted())
-    put_back = {s["id"]: s for s in done.json["steps"]}["standby"]
+    assert drains(old) == out  # no server of either site
+    steps = {s["id"]: s for s in done.json["steps"]}
+    assert {s["outcome"] for i, s in steps.items() if not i.startswith("staging")} <= {"skipped", None}
+    put_back = steps["staging"]
     assert put_back["outcome"] == "undone"
     assert 0 < put_back["duration_s"] <= done.json["put_back_after_s"]  # the time to restore
 
@@ -249,7 +274,7 @@ def test_a_load_test_that_is_given_up_leaves_no_load_behind(old):
         file = str(old.home() / "locustfile.py")
         settings = LocustSettings(file=file, sites={"east": "http://127.0.2.10:8080"})
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(Locust(settings, around).run("east", Load(1, 60)), 3)
+            await asyncio.wait_for(Locust(settings, around).run("http://127.0.2.10:8080", Load(1, 60)), 3)
         return file
 
     file = asyncio.run(go()).encode()

@@ -57,7 +57,10 @@ class Measured:
     async def target(self, site):
         return f"http://{site}"
 
-    async def run(self, site, load):
+    async def allowed(self, url):
+        self.asked = url
+
+    async def run(self, url, load):
         return self.found
 
 
@@ -81,6 +84,13 @@ def test_errors_and_latency_decide_and_too_few_requests_decide_nothing():
         judged(Loaded(1000, 0, 0.5, {}))
     with pytest.raises(NotYet, match="not enough data"):
         judged(Loaded(99, 0, 0.1, {}))
+
+
+def test_an_environment_takes_the_place_of_a_site(tmp_path):
+    with pytest.raises(ValidationError, match="site and environment exclude each other"):
+        LoadTest.model_validate({"errors": "1%", "p95": "1s", "site": "target", "environment": "staging"})
+    with pytest.raises(BadInput, match="is no Environment"):
+        judged(Loaded(1000, 0, 0.1, {}), environment="staging")
 
 
 def test_the_active_site_is_refused_unless_the_runbook_says_so():

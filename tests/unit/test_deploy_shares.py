@@ -11,7 +11,7 @@ from flows.engine.virtualtime import VirtualLoop
 from tasks.clock import LoopClock
 from tasks.contract import Context, Done, RunInfo
 from tasks.deploy.actions import Compare
-from tasks.errors import NotYet, UnhealthyTarget
+from tasks.errors import Breached, NotYet
 from tasks.metrics.protocol import Counts
 
 
@@ -43,7 +43,7 @@ def applied(ours, theirs, given_s=None, **more):
         try:
             found = await step.apply(ctx, await step.observe(ctx))
             assert (await step.confirm(ctx)).holds
-        except (NotYet, UnhealthyTarget) as e:
+        except (Breached, NotYet) as e:
             found = e
         return found, clock.monotonic() - began, given is None or set(source.asked) == {given}
 
@@ -61,7 +61,7 @@ def test_one_that_does_no_worse_is_watched_for_the_whole_time():
 
 def test_one_that_fails_beyond_doubt_ends_long_before_and_not_every_error_is_one():
     found, took_s, _ = applied((20, 10), (200, 0))
-    assert isinstance(found, UnhealthyTarget)
+    assert isinstance(found, Breached)
     assert "the canary answers more errors: canary n=" in found.message
     assert took_s < 45
     found, _, _ = applied((20, 1), (200, 0.7))
@@ -70,7 +70,7 @@ def test_one_that_fails_beyond_doubt_ends_long_before_and_not_every_error_is_one
 
 def test_a_little_worse_is_found_in_the_end():
     found, took_s, _ = applied((20, 1.2), (2000, 0.5))
-    assert isinstance(found, UnhealthyTarget)
+    assert isinstance(found, Breached)
     assert took_s >= 60
 
 

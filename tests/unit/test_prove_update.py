@@ -19,7 +19,8 @@ from tasks.deploy._roll import Balanced, Site
 from tasks.deploy._turns import Turns
 from tasks.deploy.actions import Rolling
 from tasks.deploy.folders import Folders, FoldersSettings
-from tasks.deploy.twin import ReleasesTwin
+from tasks.deploy.protocol import Answer
+from tasks.deploy.twin import EnvironmentTwin, ReleasesTwin
 from tasks.errors import RelightError
 from tasks.metrics.protocol import Served
 from tasks.metrics.twin import RequestsTwin
@@ -31,12 +32,22 @@ def update():
     return case("healthy", "graceful", "update")
 
 
+def everywhere(version):
+    return {place: [version, version] for place in ("staging", "west", "east")}
+
+
+def changed(story):
+    """Components that were changed, in the order of their first change."""
+    return list(dict.fromkeys(e.what.partition(".")[0] for e in story.trace if e.kind == "change"))
+
+
 def test_an_update_goes_through_also_when_the_engine_dies_right_after_an_effect():
     what = update()
     calm = play(what, (), None)
     assert (calm.verdict, calm.violations) == ("succeeded", [])
-    assert calm.end["releases"] == {"west": ["2", "2"], "east": ["2", "2"]}
-    assert calm.end["running"] == {s: [f"{s}-app1", f"{s}-app2"] for s in ("west", "east")}
+    assert calm.end["releases"] == everywhere("2")
+    sites = {s: [f"{s}-app1", f"{s}-app2"] for s in ("west", "east")}
+    assert calm.end["running"] == {"staging": ["staging-app1"], **sites}
     changes = [
         e.at for e in calm.trace if e.kind == "change" and e.what.startswith(("capacity", "releases", "traffic"))
     ]
@@ -57,7 +68,38 @@ def test_a_release_that_never_gets_ready_goes_back(monkeypatch):
     monkeypatch.setattr(World, "start", start)
     story = play(update(), (), None)
     assert (story.verdict, story.violations) == ("undone", [])
-    assert story.end["releases"] == {"west": ["1", "1"], "east": ["1", "1"]}
+    assert story.end["releases"] == everywhere("1")
+    assert changed(story) == ["staging"]  # nothing of production was touched
+
+
+def test_staging_comes_first_then_the_standby_then_the_active_site():
+    calm = play(update(), (), None)
+    assert changed(calm)[0] == "staging"
+    order = list(dict.fromkeys(s for s in map(switched, calm.trace) if s))
+    assert order == ["staging", "east", "west"]
+
+
+def switched(event):
+    """The place whose servers start from another release from then on."""
+    words = event.what.split()
+    return words[1] if words[0] in ("staging.switch", "releases.switch") and event.kind == "change" else ""
+
+
+def test_no_failover_knows_staging():
+    story = play(case("kill-primary", "forced"), (), None)
+    assert (story.verdict, story.violations) == ("succeeded", [])
+    assert not [e for e in story.trace if "staging" in e.what]
+
+
+def test_a_front_door_that_leads_elsewhere_is_no_staging(monkeypatch):
+    async def front(_self):
+        return Answer("1", ready=True)
+
+    monkeypatch.setattr(EnvironmentTwin, "front", front)
+    story = play(update(), (), None)
+    assert (story.verdict, story.violations) == ("undone", [])
+    assert "the front door of staging says: release 1" in story.report.reason
+    assert changed(story) == ["staging"]
 
 
 def test_a_canary_that_fails_some_requests_goes_back_with_everything_before_it(monkeypatch):
@@ -72,7 +114,7 @@ def test_a_canary_that_fails_some_requests_goes_back_with_everything_before_it(m
     story = play(update(), (), None)
     assert (story.verdict, story.violations) == ("undone", [])
     assert story.report.reason.startswith("canary"), story.report.reason
-    assert story.end["releases"] == {"west": ["1", "1"], "east": ["1", "1"]}
+    assert story.end["releases"] == everywhere("1")
     assert story.end["weights"] == {}
 
 
