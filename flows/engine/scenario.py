@@ -19,7 +19,8 @@ from tasks.deploy.protocol import Environment
 from tasks.errors import BadInput
 from tasks.simulation import Simulation
 from tasks.traffic.protocol import Balancer, Members
-from tasks.world import DATABASE_POOL, Bucket, Node, Record, World
+from tasks.world import DATABASE_POOL, World
+from tasks.world_parts import Bucket, Node, Record
 from tasks.zones.protocol import Zone
 
 APP_POOL = "app"

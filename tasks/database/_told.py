@@ -6,7 +6,8 @@ from tasks.contract import Surroundings
 from tasks.database.protocol import Database, Durability, NodeView, WriteProbe
 from tasks.errors import Contradiction, Rejected, Unreachable
 from tasks.simulation import Simulation
-from tasks.world import IDENTITY, STALE_AFTER_S, Node, World
+from tasks.world import IDENTITY, STALE_AFTER_S, World
+from tasks.world_parts import Node
 
 COMMAND_S = 0.05
 REJOIN_S = 2.0

@@ -13,7 +13,8 @@ from tasks.contract import Facts, Surroundings
 from tasks.errors import EffectUnknown, NotYet, Rejected, SafetyRefusal, Unreachable
 from tasks.migrations.protocol import Applied, File, Limits, Migrations, Risk, Target
 from tasks.simulation import Simulation
-from tasks.world import IDENTITY, Node, World
+from tasks.world import IDENTITY, World
+from tasks.world_parts import Node
 
 COPY_S = 3.0
 BUILD_S = 1.0

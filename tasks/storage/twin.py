@@ -8,7 +8,8 @@ from tasks.contract import Surroundings
 from tasks.errors import BadInput, Contradiction, Unreachable
 from tasks.simulation import Simulation
 from tasks.storage.protocol import BucketView, Compared, Replicated, Replicating, Routed, Storage
-from tasks.world import Bucket, World
+from tasks.world import World
+from tasks.world_parts import Bucket
 
 COPY_EVERY_S = 1.0
 

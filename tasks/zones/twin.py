@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from tasks.contract import Surroundings
 from tasks.errors import BadInput, EffectUnknown, LeaseHeld, LostCompare, Unreachable
 from tasks.simulation import Simulation
-from tasks.world import Record, World
+from tasks.world import World
+from tasks.world_parts import Record
 from tasks.zones.protocol import Access, Answer, Flipping, Owned, RRset, Served, Switchboard, Zone
 
 TRANSFER_S = 0.2

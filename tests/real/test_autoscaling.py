@@ -23,7 +23,8 @@ from tasks.clock import LoopClock
 from tasks.errors import BadInput, EffectUnknown, LeaseHeld, NotYet, Rejected, SafetyRefusal, Unreachable
 from tasks.network import Sockets
 from tasks.readiness import Asked, Part
-from tasks.world import Node, World
+from tasks.world import World
+from tasks.world_parts import Node
 
 pytestmark = pytest.mark.real
 PROVIDER_NAME = "capacity.autoscaling"

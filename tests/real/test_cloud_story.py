@@ -25,7 +25,8 @@ from tasks.contract import Surroundings
 from tasks.database.actions import CatchUp, Fence, Follow, Promote, ReadyToSwitch, Rejoin
 from tasks.errors import RelightError
 from tasks.simulation import Process, ProcessClock, Simulation, enter
-from tasks.world import Node, World
+from tasks.world import World
+from tasks.world_parts import Node
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 FENCE, PROMOTE = Fence(site="failed"), Promote(site="target")

@@ -26,7 +26,7 @@ from tasks.clock import LoopClock
 from tasks.contract import Context, RunInfo, Surroundings
 from tasks.errors import BadInput, EffectUnknown, LeaseHeld, LostCompare, Rejected, RelightError, Unreachable
 from tasks.simulation import Process, ProcessClock, Simulation, enter
-from tasks.world import Record
+from tasks.world_parts import Record
 from tasks.zones import _watch as watch
 from tasks.zones.protocol import Owned, RRset, Zone
 from tasks.zones.route53 import PROVIDER as ROUTE53
