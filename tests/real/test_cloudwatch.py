@@ -160,7 +160,7 @@ def test_a_canarys_target_group_is_read_by_itself_and_counted_beside_the_other(a
             put(aws["us-east-1"], "AWS/ApplicationELB", "TargetConnectionErrorCount", of, {2: 8.0})
     put(aws["us-east-1"], "AWS/ApplicationELB", "RequestCount", BALANCER, {2: 1000.0})
     assert now("error_rate", sites=OF_GROUPS)["north"].value == 8.0, "of the newest minute, and of no other group"
-    since = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=4)
+    since = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=6)
     counts = ask(lambda source: source.counted("north", since), sites=OF_GROUPS)
     assert counts == (Counts(200, 13), Counts(1800, 0))
     with pytest.raises(BadInput, match="needs load_balancer, target_group"):

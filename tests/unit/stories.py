@@ -11,10 +11,17 @@ from flows.engine.simulate import Case, play
 from tasks.simulation import Event
 
 
-def case(scenario: str | Scenario, mode: str = "forced", book: str = "failover", system: str = "lab") -> Case:
-    request = launch.Request(system, book, mode)
+def case(
+    scenario: str | Scenario,
+    mode: str = "forced",
+    book: str = "failover",
+    system: str = "lab",
+    given: dict[str, str] | None = None,
+) -> Case:
+    """``given``: variables of the runbook."""
+    request = launch.Request(system, book, mode, vars=given or {})
     found = SCENARIOS[scenario] if isinstance(scenario, str) else scenario
-    return Case(launch.prepare(system, book, mode), mode, found, request)
+    return Case(launch.prepare(system, book, mode, given or {}), mode, found, request)
 
 
 def broken_by(what: Case, wanted: Callable[[Event, str], bool] = lambda _event, _kind: True) -> set[str]:
