@@ -147,12 +147,30 @@ def read_only() -> None:
     raise SafetyRefusal("this is a look: nothing may be changed")
 
 
+def too_early(p: Preview, previews: list[Preview]) -> str:
+    """The step that ``p`` is looked at before, where that is why it refuses: a database that has yet to be promoted is
+    no primary to re-join. Empty for none.
+    """
+    if type(p.error) is not SafetyRefusal:
+        return ""
+    by_id = {one.step.id: one for one in previews}
+    before, todo = set[str](), list(p.step.needs)
+    while todo:
+        if (name := todo.pop()) not in before and name in by_id:
+            before.add(name)
+            todo += by_id[name].step.needs
+    yet_to_come = (one for one in previews if one.step.id in before and one.step.irreversible)
+    return next((one.step.id for one in yet_to_come if one.seen is not None and not one.seen.holds), "")
+
+
 def unready(previews: list[Preview]) -> list[str]:
     """Why the runbook would not work now: steps that cannot be observed, entry checks that do not hold, a loss above
-    the objective. That a failure is not confirmed while all is well is none.
+    the objective. That a failure is not confirmed while all is well is none, nor is what it is too early to look at.
     """
     reasons = []
     for p in previews:
+        if too_early(p, previews):
+            continue
         if p.seen is None:
             reasons.append(f"{p.step.id}: {p.error}")
         elif p.step.phase is Phase.DETECT and not p.seen.holds and not isinstance(p.step.action, ConfirmFailure):

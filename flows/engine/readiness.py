@@ -122,7 +122,7 @@ async def check(
         loaded = ready.loaded
         against = [redact(reason) for reason in preview.unready(previews)]
         book.reasons += against
-        rows.extend(_row(name, p, against) for p in previews)
+        rows.extend(_row(name, p, against, preview.too_early(p, previews)) for p in previews)
         _learn(book, ready)
         if book.restores:
             heard, found = await _audited(replace(request, mode="forced"), loaded)
@@ -209,10 +209,11 @@ async def _one(turn: asyncio.Semaphore, check: Check, asked: Asked, part: Part) 
         return [replace(f, says=redact(f.says)) for f in found]
 
 
-def _row(runbook: str, p: preview.Preview, against: Sequence[str]) -> Row:
+def _row(runbook: str, p: preview.Preview, against: Sequence[str], after: str = "") -> Row:
     bad = any(reason.startswith(f"{p.step.id}: ") for reason in against)
     if p.seen is None:
-        return Row(runbook, p.step.id, p.step.action.name, "cannot be told", redact(str(p.error)), bad)
+        says = f"not before {after}: {p.error}" if after else str(p.error)
+        return Row(runbook, p.step.id, p.step.action.name, "cannot be told", redact(says), bad)
     now: Answer = "true already" if p.seen.holds else "would change"
     return Row(runbook, p.step.id, p.step.action.name, now, redact(p.seen.summary), bad)
 

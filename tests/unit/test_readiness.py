@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from flows.engine import launch, preview, readiness
-from tasks.contract import Observation
-from tasks.errors import BadInput
+from tasks.contract import Observation, Phase
+from tasks.errors import BadInput, Contradiction, SafetyRefusal, Unreachable
 
 STEP = "  - {id: look, action: health.tcp, with: {address: '127.0.0.1:1', times: 1}, timeout: 2s}\n"
 
@@ -69,3 +70,27 @@ def test_a_plan_is_a_table_that_says_what_cannot_be_told(system):
         "| look | health.tcp | closed | open it; lock it |",
         "| look | health.tcp | **cannot be observed:** no such thing | - |",
     ]
+
+
+def looked(name, needs=(), *, irreversible=False, holds=None, error=None):
+    step = SimpleNamespace(id=name, needs=needs, irreversible=irreversible, phase=Phase.EXECUTE, action=None)
+    seen = None if holds is None else Observation(holds=holds, summary=name, facts={})
+    return preview.Preview(step, seen, error)
+
+
+@pytest.mark.parametrize(
+    ("holds", "error", "against"),
+    [
+        (False, SafetyRefusal("west is the primary"), []),
+        (True, SafetyRefusal("west is the primary"), ["rejoin: west is the primary"]),
+        (False, Unreachable("west does not answer"), ["rejoin: west does not answer"]),
+        (False, Contradiction("two primaries"), ["rejoin: two primaries"]),
+    ],
+)
+def test_a_refusal_of_a_step_that_comes_after_the_promotion_is_no_reason_before_it(holds, error, against):
+    previews = [
+        looked("promote", irreversible=True, holds=holds),
+        looked("verify", ("promote",), holds=False),
+        looked("rejoin", ("verify",), error=error),
+    ]
+    assert preview.unready(previews) == against
