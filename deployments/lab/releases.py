@@ -16,6 +16,8 @@ from layout import HERE, folder, write
 
 FIRST = "1"
 """The release that ``up`` starts."""
+NEXT = "2"
+"""One more that is there, to be updated to."""
 
 _VERSION = re.compile(r"\w[\w.-]{0,39}", re.ASCII)
 _READY, _WRITE = "await database.answers();", "const { n, client, payload } = await event(request);"
@@ -79,8 +81,10 @@ def _break(server: Path, how: str) -> None:
 
 
 def link(site: str) -> Path:
-    """The site's link, pointing to the first release, made anew. Returns the link."""
+    """The site's link, pointing to the first release, made anew; the next one is there too. Returns the link."""
     release, current = make(FIRST), folder(site, "app") / "current"
+    if not (folder("releases") / NEXT).exists():
+        make(NEXT)
     shutil.copyfile(HERE / "locustfile.py", registry.home() / "locustfile.py")
     part = current.with_name("current.part")
     part.unlink(missing_ok=True)
