@@ -23,13 +23,11 @@ MODES: tuple[Mode, Mode] = ("forced", "graceful")
 
 
 @dataclass
-class _Checked:
+class _Alone:
     """One pass over one runbook."""
 
     loaded: LoadedRunbook
-    target: LoadedSystem
-    findings: list[Finding] = field(default_factory=list)
-    actions: dict[str, Action] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list, kw_only=True)
 
     def fault(self, code: str, message: str, index: int, *rest: str | int, **more: str) -> None:
         self.findings.append(self.loaded.document.finding(code, message, ("steps", index, *rest), **more))
@@ -37,6 +35,14 @@ class _Checked:
     @cached_property
     def ids(self) -> list[str]:
         return [s.id for s in self.loaded.runbook.steps]
+
+
+@dataclass
+class _Checked(_Alone):
+    """Against a system."""
+
+    target: LoadedSystem
+    actions: dict[str, Action] = field(default_factory=dict, kw_only=True)
 
 
 def plan(loaded: LoadedRunbook, target: LoadedSystem, mode: Mode) -> tuple[Plan, tuple[Finding, ...]]:
@@ -71,7 +77,16 @@ def check(loaded: LoadedRunbook, target: LoadedSystem) -> tuple[dict[Mode, Plan]
     return plans, work.findings
 
 
-def _check_step(work: _Checked, index: int, step: StepSpec) -> None:
+def alone(loaded: LoadedRunbook) -> list[Finding]:
+    """Every fault that needs no system to be told: ids, actions, who needs whom."""
+    work = _Alone(loaded)
+    for index, step in enumerate(loaded.runbook.steps):
+        _action_of(work, index, step)
+    _check_needs(work)
+    return work.findings
+
+
+def _action_of(work: _Alone, index: int, step: StepSpec) -> type[Action] | None:
     if step.id in work.ids[:index]:
         work.fault("duplicate-id", f"step id {step.id!r} is used twice", index, "id")
     known = catalog.actions()
@@ -84,8 +99,14 @@ def _check_step(work: _Checked, index: int, step: StepSpec) -> None:
             expected="an action that `relight actions` lists",
             nearest=nearest(step.action, known),
         )
+    return known.get(step.action)
+
+
+def _check_step(work: _Checked, index: int, step: StepSpec) -> None:
+    cls = _action_of(work, index, step)
+    if cls is None:
         return
-    action = _parameters(work, index, step, known[step.action])
+    action = _parameters(work, index, step, cls)
     if action is None:
         return
     work.actions[step.id] = action
@@ -174,7 +195,7 @@ def _parameters(work: _Checked, index: int, step: StepSpec, cls: type[Action]) -
     return action
 
 
-def _check_needs(work: _Checked) -> None:
+def _check_needs(work: _Alone) -> None:
     steps = work.loaded.runbook.steps
     modes = {s.id: s.when for s in steps}
     for index, step in enumerate(steps):
@@ -208,7 +229,7 @@ def _check_needs(work: _Checked) -> None:
             return
 
 
-def _needs_in(work: _Checked, mode: Mode) -> dict[str, tuple[str, ...]]:
+def _needs_in(work: _Alone, mode: Mode) -> dict[str, tuple[str, ...]]:
     """What each step of ``mode`` needs. The default is the step above among those of the mode; an explicit need
     that the mode leaves out passes on its own needs.
     """

@@ -64,6 +64,10 @@ def _validate_file(file: Path, others: Others) -> list[Finding]:
                 )
             ]
         loaded = runbook.load(file)
-        return check.check(loaded, system.load(beside))[1]
+        try:
+            target = system.load(beside)
+        except InvalidFiles as e:  # what can be told without it is told all the same
+            return [*e.findings, *check.alone(loaded)]
+        return check.check(loaded, target)[1]
     except InvalidFiles as e:
         return list(e.findings)

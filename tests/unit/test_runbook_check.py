@@ -240,6 +240,14 @@ def test_validate_says_a_fault_of_the_system_once(toys, tmp_path: Path):
     assert [f.code for f in found] == ["unknown-provider"]
 
 
+def test_a_fault_of_the_system_hides_no_fault_of_a_runbook_beside_it(toys, tmp_path: Path):
+    (tmp_path / "system.yaml").write_text("system: toy\nsites: 3\n")
+    (tmp_path / "book.yaml").write_text(GOOD.replace("toy.bind", "toy.bnid").replace("[promote]", "[promtoe]"))
+    found, _ = validate.validate_paths([tmp_path])
+    books = [f.code for f in found if f.file.endswith("book.yaml")]
+    assert (len(found) > len(books), books) == (True, ["unknown-action", "unknown-step"])
+
+
 def test_validate_nothing(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(BadInput):
