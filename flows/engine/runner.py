@@ -12,7 +12,7 @@ from typing import Any
 from flows.engine.journal import Journal, JournalUnwritable, Record
 from flows.engine.objectives import Watch, all_met
 from flows.engine.run import Run
-from flows.engine.state import Decision, RunState, Verdict, advance, decide, fold, point_passed
+from flows.engine.state import Decision, RunState, Verdict, advance, decide, fold, goes_back, point_passed
 from flows.engine.stepping import Ask, StepRun
 from flows.engine.verdict import concluded, reason
 from tasks.errors import EffectUnknown, LeaseHeld
@@ -57,8 +57,8 @@ class Runner:
 
     @property
     def stopping(self) -> bool:
-        """No new effect of a step may begin: the run was asked to stop, or to go back."""
-        return self._halt.is_set() or bool(self.state.aborted)
+        """No new effect of a step may begin: the run was asked to stop, or goes back."""
+        return self._halt.is_set() or goes_back(self.run.plan, self.state)
 
     def check(self) -> None:
         """Raises when nothing may be changed any more: the journal broke, the lease is lost, the kill switch is on."""

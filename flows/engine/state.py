@@ -173,11 +173,16 @@ class Decision:
     settle: tuple[PlannedStep, ...] = ()
 
 
+def goes_back(plan: Plan, state: RunState) -> bool:
+    """Nothing more is done but undone: a person asked for it, or a step failed whose failure asks for it."""
+    return state.going_back or any(s.on_failure == "undo" and state.of(s.id).outcome == "failed" for s in plan.steps)
+
+
 def decide(plan: Plan, state: RunState, running: Iterable[str] = ()) -> Decision:
     """The next moves. Same journal, same plan: same answer; that is what makes resume safe."""
     busy = set(running)
     bad = [s for s in plan.steps if state.of(s.id).outcome in ("failed", "unknown")]
-    if state.going_back or any(s.on_failure == "undo" and state.of(s.id).outcome == "failed" for s in bad):
+    if goes_back(plan, state):
         if busy:  # nothing is undone while an effect is still under way
             return Decision()
         undo, stay = undoable(plan, state)

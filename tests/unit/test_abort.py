@@ -95,6 +95,34 @@ def test_a_step_that_only_waits_is_dropped_at_once(kit):
     assert played.took_s < 4
 
 
+def test_a_check_that_fails_is_not_kept_waiting_by_the_one_beside_it(kit):
+    """What is not good goes back at once: clients wait for that, and a check that still looks changes nothing."""
+    plan = kit.plan(
+        kit.step("a"),
+        kit.step("errors", kit.Check, needs=("a",), on_failure="undo"),
+        kit.step("latency", kit.Check, needs=("a",), on_failure="undo", timeout_s=100),
+    )
+    world = kit.World(script={"apply errors": ["unsafe"], "apply latency": ["slow:90"]})
+    played = kit.play(plan, world)
+    assert (played.verdict, world.true) == ("undone", set())
+    assert played.outcome("latency") == "skipped"
+    assert played.took_s < 4
+
+
+def test_what_is_being_changed_beside_a_failed_check_ends_first(kit):
+    plan = kit.plan(
+        kit.step("a"),
+        kit.step("errors", kit.Check, needs=("a",), on_failure="undo"),
+        kit.step("b", needs=("a",), timeout_s=100),
+    )
+    world = kit.World(script={"observe errors": ["slow:1"], "apply errors": ["unsafe"], "apply b": ["slow:20"]})
+    played = kit.play(plan, world)
+    assert (played.outcome("errors"), world.effects["apply b"]) == ("failed", 1)
+    assert (played.verdict, world.true) == ("undone", set())
+    assert world.told("undo") == ["b", "a"]
+    assert played.took_s >= 20
+
+
 def test_killed_anywhere_while_it_goes_back_it_goes_on_going_back(kit):
     plan, world = straight(kit)
     first = kit.play(plan, world, kit.Journal(kill_after=5))  # fence done, nothing after
