@@ -215,7 +215,8 @@ async def resume(run_id: str, listeners: Listeners | None = None, ground: Ground
         killswitch.check(ready.plan.system)
         asked = leasing.Asked(
             ready.plan.system, folder.name, clock, ready.loaded.system.safety, head.get("automatic", False),
-            head["epoch"], ground.elapsed, heard.waiting, ground.held, takeover.not_overtaken(folder.name, newest),
+            head["epoch"], ground.elapsed, heard.waiting, ground.held,
+            takeover.not_overtaken(folder.name, newest, before[-1]["at"]),
         )  # fmt: skip
         async with leasing.turn(asked, components) as turn:
             await turn.lease.charge(takeover.mandate(head, _home(ready), takeover.lives(head)))

@@ -141,7 +141,7 @@ class FileLease:
         """Take the lease with an epoch above every earlier one and above ``holder.floor``.
 
         Raises LeaseHeld naming the run that has it, its process, host, since when and at which step; RelightError when
-        the folder cannot be written or the epoch in it cannot be read.
+        the folder cannot be written or the epoch in it cannot be read; what ``holder.may`` raises.
         """
         with _turn(folder):
             lock = _locked(folder)
@@ -152,6 +152,7 @@ class FileLease:
                 raise _refusal(folder, holder)
             try:
                 old = read(folder)
+                holder.may(replace(old, last=holder.last(old)) if old is not None else None)
                 lease = cls(folder, holder.next(old), holder, lock)
                 _write(folder, lease.held)
                 if old is not None:

@@ -219,7 +219,9 @@ class Play:
                 raise
             return "killed"
         except BadInput as e:
-            return "over" if "has ended" in e.message else f"{type(e).__name__}: {e.message}"
+            # ended meanwhile, or another one brought the system to the same end after it
+            over = "has ended" in e.message or "stopped (succeeded," in e.message
+            return "over" if over else f"{type(e).__name__}: {e.message}"
         except RelightError as e:
             return f"{type(e).__name__}: {e.message}" if process.alive else "killed"
         finally:

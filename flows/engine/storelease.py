@@ -187,7 +187,7 @@ class _Taker:
             if old is not None and old != self._free:
                 await self._must_be_free(old, age_s)
                 self._free = old
-            self.holder.may(old)
+            self.holder.may(replace(old, last=self.holder.last(old)) if old is not None else None)
             if self._mine is None or not self._fits(self._mine, old):
                 self._mine, self._began = self.holder.next(old), self.holder.elapsed()
             try:

@@ -146,10 +146,12 @@ def may_begin(lost: Mandate | None, digest: str) -> Callable[[Held | None], None
     return may
 
 
-def not_overtaken(run_id: str, epoch: int) -> Callable[[Held | None], None]:
-    """For ``Holder.may`` of a resumed run: no other run began after ``epoch``, the newest that this one had.
+def not_overtaken(run_id: str, epoch: int, stopped_at: str) -> Callable[[Held | None], None]:
+    """For ``Holder.may`` of a resumed run: no other machine began one after ``epoch``, the newest that it had, and
+    no run changed the system since ``stopped_at``, the time of its last record.
 
-    A machine that comes back must not go on where another one has gone on in its place.
+    A machine that comes back must not go on where another one has gone on in its place; nor may anybody take a run of
+    last week up by mistake, whose steps were about a system that has since been moved.
     """
 
     def may(held: Held | None) -> None:
@@ -160,6 +162,16 @@ def not_overtaken(run_id: str, epoch: int) -> Callable[[Held | None], None]:
                 f" stopped here{f', and has ended {now.ended}' if now.ended else ''}. What it moved, this one must not"
                 " move back: start a new run if there is something left to do.",
                 newer=now.run_id,
+            )
+        last = held.last if held is not None else None
+        if last is None or last.run_id == run_id:
+            return
+        if datetime.fromisoformat(last.ended_at) > datetime.fromisoformat(stopped_at):
+            raise BadInput(
+                f"run {last.run_id} changed the same system after run {run_id} stopped ({last.verdict},"
+                f" {last.ended_at}). What it moved, this one must not move back: start a new run if there is something"
+                " left to do.",
+                newer=last.run_id,
             )
 
     return may

@@ -12,7 +12,7 @@ import pytest
 
 from flows.engine import killswitch
 from flows.engine.lease import FileLease, Holder
-from tasks.errors import LeaseHeld, RelightError, SafetyRefusal
+from tasks.errors import BadInput, LeaseHeld, RelightError, SafetyRefusal
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -49,6 +49,22 @@ def test_a_second_process_is_refused_by_name(folder, holder):
     assert f"process {holder.pid}" in str(e.value)
     assert e.value.exit_code == 3
     assert json.loads((folder / "lease.json").read_text())["epoch"] == 1  # refused: nothing was taken
+
+
+def test_who_may_not_go_on_takes_nothing_and_hears_of_one_that_died(folder, holder):
+    holder.kill()
+    holder.wait()
+    seen = []
+
+    def may(held):
+        seen.append(held.last)
+        raise BadInput("another run changed it")
+
+    with pytest.raises(BadInput, match="another run changed it"):
+        FileLease.acquire(folder, Holder("my-run", NOW, may=may))
+    assert [(last.run_id, last.verdict) for last in seen] == [("their-run", "died")]
+    assert json.loads((folder / "lease.json").read_text())["epoch"] == 1
+    FileLease.acquire(folder, Holder("another", NOW)).release()  # nor is the lock left
 
 
 def test_a_killed_holder_leaves_no_lock_and_the_epoch_grows(folder, holder):
@@ -191,7 +207,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from flows.engine.lease import FileLease, Holder
-from tasks.errors import LeaseHeld
+from tasks.errors import BadInput, LeaseHeld
 print("ready", flush=True)
 sys.stdin.readline()
 try:

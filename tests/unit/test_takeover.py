@@ -12,7 +12,7 @@ import pytest
 from flows.engine import handover, objectives, report, standby, takeover
 from flows.engine.takeover import Look, decide
 from tasks.errors import BadInput
-from tasks.leases.protocol import Engine, Held, Mandate
+from tasks.leases.protocol import Engine, Held, LastRun, Mandate
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 MANDATE = Mandate(
@@ -32,6 +32,9 @@ MANDATE = Mandate(
 )
 HELD = Held(7, "r1", Engine("west-1", 5, 6, "m"), "2026-01-01T11:59:00+00:00", "t", "at step gate", 3, 10.0,
             released=False, mandate=MANDATE)  # fmt: skip
+
+
+STOPPED = "2026-01-01T11:57:30.123456+00:00"
 
 
 def look(held=HELD, still_s=60.0, **more):
@@ -94,11 +97,21 @@ def test_a_machine_that_comes_back_does_not_go_on_where_another_one_did():
     with pytest.raises(
         BadInput, match=r"run r1 .* began on another machine \(process 5 on west-1\) after run r0 stopped"
     ):
-        takeover.not_overtaken("r0", 6)(HELD)
-    takeover.not_overtaken("r1", 6)(HELD)  # its own
-    takeover.not_overtaken("r0", 8)(HELD)  # began after it
-    takeover.not_overtaken("r0", 6)(replace(HELD, mandate=None))
-    takeover.not_overtaken("r0", 6)(None)
+        takeover.not_overtaken("r0", 6, STOPPED)(HELD)
+    takeover.not_overtaken("r1", 6, STOPPED)(HELD)  # its own
+    takeover.not_overtaken("r0", 8, STOPPED)(HELD)  # began after it
+    takeover.not_overtaken("r0", 6, STOPPED)(replace(HELD, mandate=None))
+    takeover.not_overtaken("r0", 6, STOPPED)(None)
+
+
+def test_a_run_is_not_taken_up_once_another_one_changed_the_system():
+    later = replace(HELD, mandate=None, last=LastRun("r9", "succeeded", "2026-01-01T11:58:00+00:00"))
+    with pytest.raises(
+        BadInput, match=r"run r9 changed the same system after run r0 stopped \(succeeded, 2026-01-01T11:58"
+    ):
+        takeover.not_overtaken("r0", 8, STOPPED)(later)
+    takeover.not_overtaken("r9", 8, STOPPED)(later)  # its own
+    takeover.not_overtaken("r0", 8, "2026-01-01T11:58:30.5+00:00")(later)  # it changed something before that
 
 
 def test_a_flow_run_that_is_tried_again_on_another_machine_goes_on_with_its_run():
