@@ -17,7 +17,7 @@ from hanging import hang
 from flows.engine import places, system
 from tasks.clock import LoopClock
 from tasks.contract import Context, RunInfo, Surroundings
-from tasks.errors import BadInput, NotYet, Rejected, UnhealthyTarget, Unreachable
+from tasks.errors import BadInput, Breached, NotYet, Rejected, Unreachable
 from tasks.metrics.actions import Within
 from tasks.metrics.prometheus import Prometheus, PrometheusSettings
 
@@ -173,7 +173,7 @@ def other(folder):
 
 def test_a_check_passes_only_while_the_value_is_known_and_below(measured):
     assert asyncio.run(_within("request_latency", "30s")).facts["reading"]["state"] == "ok"
-    with pytest.raises((UnhealthyTarget, NotYet), match="not below"):  # the latter where the machine is slow
+    with pytest.raises((Breached, NotYet), match="not below"):  # the latter where the machine is slow
         asyncio.run(_apply("connection_count", "0.1%"))
     facts = asyncio.run(_apply("connection_count", "90%"))
     assert facts["held_s"] >= 0.5
