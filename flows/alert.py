@@ -26,7 +26,7 @@ from flows.intake.history import Entry, History
 from flows.intake.inbox import FILE
 from flows.offers import Offer
 from tasks import tokens
-from tasks.errors import SafetyRefusal
+from tasks.errors import BadInput, LeaseHeld, SafetyRefusal
 
 DEPLOYMENT = "alert/alert"
 
@@ -66,19 +66,30 @@ async def alert(options: AlertOptions) -> State[Any]:
             continue
         if given is None:
             continue
-        if given.decision == "reject":
-            await asked.decline(entry, history, given.name, given.comment)
-            return Completed(message=f"{given.name} said no; no run is started")
-        try:
-            run_id = await asked.approve(entry, history, given.name, get_run_logger().info)
-        except SafetyRefusal as e:
-            note = str(e)
-            continue
-        return Completed(message=f"{given.name} approved; run {run_id}")
+        said, note = await handed_in(entry, history, given, get_run_logger().info)
+        if said:
+            return Completed(message=said)
     why = (entry.decision or {}).get("why", "")
     return Completed(
         message=f"event {entry.id} waits for nobody: {entry.outcome or 'open'}{f' ({why})' if why else ''}"
     )
+
+
+async def handed_in(entry: Entry, history: History, given: Any, say: asked.Say) -> tuple[str, str]:
+    """What came of an answer; or, where it does not count, nothing and why.
+
+    Raises what starting the run raises, LeaseHeld too: a yes that started nothing must not look like one that did.
+    """
+    try:
+        if given.decision == "reject":
+            await asked.decline(entry, history, given.name, given.comment)
+            return f"{given.name} said no; no run is started", ""
+        run_id = await asked.approve(entry, history, given.name, say)
+    except LeaseHeld:
+        raise
+    except (BadInput, SafetyRefusal) as e:  # somebody was faster, it is too late, or a gate refuses
+        return "", str(e)
+    return f"{given.name} approved; run {run_id}", ""
 
 
 async def _given(shown: type[RunInput], until: datetime, entry: Entry, history: History) -> Any:
