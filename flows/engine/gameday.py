@@ -6,7 +6,6 @@ Everything the lab does is asked for through its own script, as a person would; 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from flows.engine import launch, places, report, runcost
+from flows.engine.findings import nearest
 from flows.engine.journal import FileJournal, of_type
 from flows.engine.roles import Wish
 from flows.engine.thresholds import Prices
@@ -110,8 +110,8 @@ def _known(fault: str) -> None:
     """Raises BadInput for a fault that the lab has not: before anything is started."""
     known = ["none", *(line.split()[0] for line in lab("fault", "list").splitlines() if line.strip())]
     if fault not in known:
-        close = difflib.get_close_matches(fault, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        near = nearest(fault, known)
+        hint = f" Did you mean {near!r}?" if near else ""
         raise BadInput(f"no fault {fault!r}; there are {', '.join(known)}.{hint}")
 
 
