@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
@@ -14,8 +15,11 @@ import psycopg
 PATIENCE = 3
 """How many times what a thing takes on a quiet machine is waited for. Only a test that fails pays for it."""
 
-NOT_YET = (httpx.HTTPError, psycopg.OperationalError, OSError, subprocess.TimeoutExpired)
-"""What a part that is busy or not yet there answers: the next look may do better."""
+NOT_YET = (
+    httpx.HTTPError, psycopg.OperationalError, OSError, subprocess.TimeoutExpired,
+    LookupError, StopIteration, json.JSONDecodeError,
+)  # fmt: skip
+"""What a part that is busy, or what is not yet there or half written, answers: the next look may do better."""
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0, what: str = "it") -> Any:
