@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import getpass
 import os
 import subprocess
 import sys
 import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -105,9 +108,23 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("relight: interrupted", style="red")
         _leave(130)
+    except OSError as e:
+        told, code = _of_the_machine(e) or (f"a bug: {type(e).__name__}; {_kept(traceback.format_exc())}", 1)
+        err.print(f"relight: {told}", style="red", soft_wrap=True)
+        _leave(code)
     except Exception as e:  # noqa: BLE001 - the CLI's border
         err.print(f"relight: a bug: {type(e).__name__}; {_kept(traceback.format_exc())}", style="red", soft_wrap=True)
         _leave(1)
+
+
+def _of_the_machine(e: OSError) -> tuple[str, int] | None:
+    """What to say of an output that takes no more, or of a state folder that is none, and the exit code."""
+    if e.filename is None and e.errno in (errno.ENOSPC, errno.EIO, errno.EPIPE, errno.EDQUOT):
+        return f"its output cannot be written: {e.strerror}. A run that began goes by its journal: relight status", 1
+    home = places.state_home()
+    if isinstance(e.filename, str) and Path(e.filename).is_relative_to(home):
+        return f"cannot use {e.filename}: {e.strerror}; relight keeps its state in {home}, see RELIGHT_STATE", 2
+    return None
 
 
 def _kept(text: str) -> str:
@@ -125,7 +142,12 @@ def _kept(text: str) -> str:
 def _leave(code: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # closed by whoever started us (`>&-`)
-            stream.flush()
+            try:
+                stream.flush()
+            except OSError as e:  # a full disk, or nobody reads any more
+                code = code or 1
+                with contextlib.suppress(OSError):
+                    os.write(2, f"relight: its output cannot be written: {e.strerror}\n".encode())
     # Not sys.exit: a call that hangs in a thread, or Prefect's exit hooks for a server that is gone, would hold the
     # process for minutes. What matters is on disk.
     os._exit(code)

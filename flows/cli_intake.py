@@ -57,7 +57,9 @@ def _json(entry: Entry) -> dict[str, Any]:
 
 
 @inbox_app.command(name="list")
-def list_(most: Annotated[int, typer.Option("--most", help="How many.")] = 30, as_json: JsonOption = False) -> None:
+def list_(
+    most: Annotated[int, typer.Option("--most", min=1, help="How many.")] = 30, as_json: JsonOption = False
+) -> None:
     """The newest events and what was decided about each.
 
     Example: `relight inbox list --most 10`

@@ -225,6 +225,8 @@ def export(
     """
     loaded = _load(system_name)
     hold_s, every_s = seconds_of("--for", hold), seconds_of("--every", every)
+    if not every_s:
+        raise BadInput(f"--every {every!r}: expected more than 0s")
     if apply and form != "cloudwatch":
         raise BadInput("--apply is for cloudwatch; Prometheus reads a file: give --out, and reload it")
     if form == "prometheus":

@@ -64,6 +64,7 @@ def mark(
     verdict: Annotated[Literal["right", "wrong"], typer.Argument(help="What the rule would have done was …")],
     why: Annotated[str, typer.Option("--why", help="For whoever reads the score.")] = "",
     who: Annotated[str, typer.Option("--who", help="Who says so; default: the user of this terminal.")] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Say whether what a rule would have done was right. The last word counts.
 
@@ -75,10 +76,14 @@ def mark(
         raise BadInput(f"no rule decided about event {event_id}; there is nothing to mark")
     inbox = Inbox(history.file)
     try:
-        inbox.mark(event_id, verdict, who or getpass.getuser(), why, datetime.now(UTC)).result()
+        by = who or getpass.getuser()
+        inbox.mark(event_id, verdict, by, why, datetime.now(UTC)).result()
     finally:
         inbox.close()
-    out.print(f"event {event_id}: {verdict}")
+    if as_json:
+        print(json.dumps({"event": event_id, "verdict": verdict, "who": by, "why": why}))
+    else:
+        out.print(f"event {event_id}: {verdict}")
 
 
 @app.command(name="break-glass")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,10 +26,15 @@ out = Console(highlight=False, markup=False)
 
 
 SystemOption = Annotated[str, typer.Option("--system", "-s", help="Only this system; default: everything.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.command()
-def pause(why: Annotated[str, typer.Argument(help="Why, and who.")], system_name: SystemOption = "") -> None:
+def pause(
+    why: Annotated[str, typer.Argument(help="Why, and who.")],
+    system_name: SystemOption = "",
+    as_json: JsonOption = False,
+) -> None:
     """Stop everything, or one system: no run starts, and none that runs changes anything more.
 
     A system whose lease is kept in a store is stopped on every machine.
@@ -43,51 +49,60 @@ def pause(why: Annotated[str, typer.Argument(help="Why, and who.")], system_name
     except OSError as e:
         says = f"NOT paused: {file} cannot be written: {e.strerror}"
         raise BadInput(f"{says}. Runs go on; make it writable, or stop each engine (SIGTERM, Ctrl-C)") from e
-    out.print(f"paused ({file})", soft_wrap=True)
-    if loaded is not None:
-        _tell_the_store(loaded, why)
+    _told({"paused": True, "file": str(file), "why": why}, f"paused ({file})", loaded, as_json=as_json)
 
 
 @app.command()
-def unpause(system_name: SystemOption = "") -> None:
+def unpause(system_name: SystemOption = "", as_json: JsonOption = False) -> None:
     """Lift the pause.
 
     Example: `relight unpause`, `relight unpause --system lab`
     """
     loaded = system.load(places.system_file(system_name)) if system_name else None
-    killswitch.pause_file(loaded.system.system if loaded else "").unlink(missing_ok=True)
-    out.print(_still_paused("" if loaded is None else loaded.system.system), soft_wrap=True)
-    if loaded is not None:
-        _tell_the_store(loaded, "")
+    lifted = loaded.system.system if loaded else ""
+    killswitch.pause_file(lifted).unlink(missing_ok=True)
+    everything, systems = _still_paused(lifted)
+    if lifted and everything:
+        text = f"system {lifted} is not paused by itself, but everything is; lift that with: relight unpause"
+    else:
+        lift = "not paused, but system {0} is; lift that with: relight unpause --system {0}"
+        text = "\n".join(lift.format(name) for name in systems) or "not paused"
+    found = {"paused": everything, "systems": systems, "why": ""}
+    _told(found, text, loaded, as_json=as_json)
 
 
-def _tell_the_store(loaded: system.LoadedSystem, why: str) -> None:
-    """The flag in the lease's record, where there is a store. Raises what that raises: then only the file counts."""
-
-    async def tell() -> str:
-        components = Components(loaded, LoopClock())
-        try:
-            store = leasing.store_of(components)
-            if store is None:
-                return ""
-            await acknowledged(store, lambda held, _gone: replace(held, paused=why))
-            return store.where
-        finally:
-            await components.aclose()
-
-    where = eventloop.run(tell())
-    if where:
-        out.print(f"{'set' if why else 'lifted'} in {where}, for every machine", soft_wrap=True)
+def _still_paused(lifted: str) -> tuple[bool, list[str]]:
+    """Whether everything is, and the systems that are each by themselves, though ``lifted`` (empty: all) is not."""
+    if lifted:
+        return killswitch.pause_file().exists(), []
+    return False, sorted(p.parent.name for p in (places.state_home() / "systems").glob("*/paused"))
 
 
-def _still_paused(lifted: str) -> str:
-    """What is on although the pause of ``lifted`` (empty: of everything) is not."""
-    if lifted and killswitch.pause_file().exists():
-        return f"system {lifted} is not paused by itself, but everything is; lift that with: relight unpause"
-    names = sorted(p.parent.name for p in (places.state_home() / "systems").glob("*/paused"))
-    if lifted or not names:
-        return "not paused"
-    return "\n".join(f"not paused, but system {n} is; lift that with: relight unpause --system {n}" for n in names)
+def _told(found: dict[str, Any], text: str, loaded: system.LoadedSystem | None, *, as_json: bool) -> None:
+    """Say what is so on this machine, then tell the system's store; ``store`` stays null where that did not work."""
+    found = {"system": loaded.system.system if loaded else None, **found, "store": None}
+    if not as_json:
+        out.print(text, soft_wrap=True)
+    try:
+        found["store"] = "" if loaded is None else eventloop.run(_tell_the_store(loaded, found["why"]))
+    finally:
+        if as_json:
+            print(json.dumps(found))
+    if found["store"] and not as_json:
+        out.print(f"{'set' if found['why'] else 'lifted'} in {found['store']}, for every machine", soft_wrap=True)
+
+
+async def _tell_the_store(loaded: system.LoadedSystem, why: str) -> str:
+    """The flag in the lease's record; where that is, empty without one. Raises what a store raises."""
+    components = Components(loaded, LoopClock())
+    try:
+        store = leasing.store_of(components)
+        if store is None:
+            return ""
+        await acknowledged(store, lambda held, _gone: replace(held, paused=why))
+        return store.where
+    finally:
+        await components.aclose()
 
 
 @app.command()
@@ -97,6 +112,7 @@ def acknowledge(
     system_name: Annotated[
         str, typer.Option("--system", "-s", help="The system, where the run's journal is on another machine.")
     ] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Say that a person has looked at a run, so that automatic runs of its system may start again.
 
@@ -112,10 +128,12 @@ def acknowledge(
         system_name = system_name or head["files"]["system"]
     by = who or os.environ.get("SUDO_USER") or getpass.getuser()
     held = eventloop.run(_acknowledge(system.load(places.system_file(system_name)), name, by))
-    if held.last is not None:
-        out.print(
-            f"{name} was acknowledged by {held.last.acknowledged_by} at {held.last.acknowledged_at}", soft_wrap=True
-        )
+    last = held.last
+    if as_json:
+        told = {} if last is None else {"acknowledged_by": last.acknowledged_by, "at": last.acknowledged_at}
+        print(json.dumps({"run_id": name, **told}))
+    elif last is not None:
+        out.print(f"{name} was acknowledged by {last.acknowledged_by} at {last.acknowledged_at}", soft_wrap=True)
 
 
 async def _acknowledge(loaded: system.LoadedSystem, run_id: str, who: str) -> Held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ def inbox():
         (("plan", LONG, "-s", "lab"), "File name too long"),
         (("run", "failover", "-s", "lab", "--incident-started", "0001-01-01T00:00:00+14:00"), "expected ISO 8601"),
         (("rules", "export", "-s", "lab", "--out", "/nonexistent/rules.yaml"), "cannot write /nonexistent"),
+        (("rules", "export", "-s", "lab", "--every", "0s"), "--every '0s': expected more than 0s"),
         (("rules", "score", "--within", "banana"), "--within 'banana': expected a duration"),
         (("ready", "nope", "-s", "lab"), "no runbook 'nope'"),
     ],
@@ -90,6 +92,22 @@ def test_unpause_says_what_is_still_paused(tmp_path):
     assert "relight unpause --system toy" in " ".join(runner.invoke(cli.app, ["unpause"]).output.split())
     assert runner.invoke(cli.app, ["unpause", *toy]).output.strip() == "not paused"
     killswitch.check("toy")
+
+
+def test_the_brakes_as_json(tmp_path):
+    (tmp_path / "system.yaml").write_text("system: toy\nsites: {west: {}, east: {}}\n")
+    toy = ("--system", str(tmp_path))
+
+    def found(*words):
+        return json.loads(CliRunner().invoke(cli.app, [*words, "--json"], catch_exceptions=False).stdout)
+
+    assert found("pause", "all")["system"] is None
+    one = found("pause", "one", *toy)
+    assert (one["paused"], one["system"], one["why"], one["store"]) == (True, "toy", "one", "")
+    assert found("unpause", *toy)["paused"] is True  # everything still is
+    found("pause", "one", *toy)
+    assert (found("unpause")["paused"], found("unpause")["systems"]) == (False, ["toy"])
+    assert found("unpause", *toy)["paused"] is False
 
 
 def test_a_folder_that_may_not_be_listed_is_a_finding(tmp_path, monkeypatch):
