@@ -10,6 +10,9 @@ CLOUD ?= --every 2 --most 30 --depth 5
 # real test is waiting, so three would end sooner; on two cores they make a bad answer of what is only late.
 WORKERS ?= $(shell unshare --net true 2>/dev/null && echo 2 || echo 0)
 
+# Some images set it; then each of the thousand processes that the tests start compiles every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install drill test unit check format endurance bench-window bench-warm bench-inbox prove crash lock schema clean
 

@@ -11,6 +11,16 @@ from tasks.clock import Clock
 from tasks.contract import Surroundings
 from tasks.errors import BadInput
 
+_SPEAKS: dict[tuple[type[Any], type[Any]], bool] = {}
+
+
+def speaks(provider: Any, protocol: type[Any]) -> bool:
+    """Whether the provider's class has what ``protocol`` asks for: asked often, and typing looks at every member."""
+    key = (type(provider), protocol)
+    if key not in _SPEAKS:
+        _SPEAKS[key] = isinstance(provider, protocol)
+    return _SPEAKS[key]
+
 
 class Components:
     """Component name -> provider instance. Call it with a name; ``aclose`` when done."""
@@ -46,7 +56,7 @@ class Components:
     def of(self, protocol: type[Any]) -> list[tuple[str, Any]]:
         """Every component whose provider speaks ``protocol``, in the order of the file."""
         pairs = [(name, self(name)) for name in self._loaded.system.components]
-        return [(name, provider) for name, provider in pairs if isinstance(provider, protocol)]
+        return [(name, provider) for name, provider in pairs if speaks(provider, protocol)]
 
     async def aclose(self) -> None:
         """Close every provider that was built."""

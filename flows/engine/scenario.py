@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from flows.engine.providers import Components
+from flows.engine.providers import Components, speaks
 from flows.engine.system import LoadedSystem
 from tasks import catalog
 from tasks.capacity.protocol import Capacity
@@ -50,7 +50,7 @@ class Twins(Components):
             system = self._loaded.system
             provider = system.components[name].provider
             around = Surroundings(system.system, name, tuple(system.sites), self._clock, self)
-            pairs = [t for p, t in catalog.twins(provider.partition(".")[0]) if isinstance(real, p)]
+            pairs = [t for p, t in catalog.twins(provider.partition(".")[0]) if speaks(real, p)]
             self._twins[name] = pairs[0](real, around, self._world, self._simulation) if pairs else Untwinned(provider)
         return self._twins[name]
 
