@@ -13,6 +13,7 @@ Dry run, resume, readiness, drift, failback and evidence all follow from these f
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -121,6 +122,8 @@ class Context:
     """What a client would reach: URLs, ports, names."""
     hearing: Hearing = field(default_factory=Silence)
     """What people said to this step, for an action that asks them."""
+    patience_s: Callable[[], float] = lambda: math.inf
+    """Seconds for which something that is not yet so may still be waited for; short once the run stops."""
     report: Callable[[str], None] = lambda _line: None
     """Tells people what is being waited for; goes to the live view, not to the journal."""
     guard: Callable[[], None] = lambda: None

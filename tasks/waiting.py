@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
+from tasks.clock import Clock
 from tasks.contract import Context
 from tasks.errors import NotYet, RelightError, Unreachable
 
@@ -27,12 +28,42 @@ async def until(
     50 ms before the attempt's deadline, it raises the probe's last error, so the step says *why* it was not yet true.
     Any other exception passes through at once.
     """
+    return await _until(ctx.clock, probe, (first_s, most_s), on, ctx.left_s)
+
+
+async def unless_over(
+    ctx: Context,
+    probe: Callable[[], Awaitable[T]],
+    *,
+    most_s: float = 0.5,
+    on: tuple[type[RelightError], ...] = (NotYet,),
+) -> T:
+    """As ``until``, for what a run that stops can do without: then it is waited for a moment only.
+
+    Never for what takes a hold off clients: that is tried to the end, whatever became of the rest.
+    """
+    try:
+        return await _until(ctx.clock, probe, (0.02, most_s), on, lambda: min(ctx.left_s(), ctx.patience_s()))
+    except on as e:
+        if ctx.patience_s() < ctx.left_s():
+            e.message += "; not waited for any longer, as the run stops"
+        raise
+
+
+async def _until(
+    clock: Clock,
+    probe: Callable[[], Awaitable[T]],
+    pauses_s: tuple[float, float],
+    on: tuple[type[RelightError], ...],
+    left_s: Callable[[], float],
+) -> T:
+    first_s, most_s = pauses_s
 
     def out_of_time(state: RetryCallState) -> bool:
-        return ctx.left_s() - state.upcoming_sleep <= 0.05
+        return left_s() - state.upcoming_sleep <= 0.05
 
     async for attempt in AsyncRetrying(
-        sleep=ctx.clock.sleep,
+        sleep=clock.sleep,
         stop=out_of_time,
         wait=wait_exponential(multiplier=first_s, max=most_s) + wait_random(0, first_s),
         retry=retry_if_exception_type(on),

@@ -9,10 +9,21 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows.engine.ending import Ending
 from flows.engine.journal import Journal, JournalUnwritable, Record
 from flows.engine.objectives import Watch, all_met
 from flows.engine.run import Run
-from flows.engine.state import Decision, RunState, Verdict, advance, decide, fold, goes_back, point_passed
+from flows.engine.state import (
+    Decision,
+    RunState,
+    Verdict,
+    advance,
+    decide,
+    fold,
+    goes_back,
+    point_passed,
+    stopped_at,
+)
 from flows.engine.stepping import Ask, StepRun
 from flows.engine.verdict import concluded, reason
 from tasks.errors import EffectUnknown, LeaseHeld
@@ -40,6 +51,7 @@ class Runner:
     ask: Ask | None = None
     dice: random.Random = field(default_factory=random.Random)
     state: RunState = field(init=False)
+    ending: Ending = field(init=False)
     _halt: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _abort: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _deaf: bool = field(init=False, default=False)
@@ -50,6 +62,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.state = fold(self.journal.records)
+        self.ending = Ending(self.run.clock, lambda: self.stopping or stopped_at(self.run.plan, self.state) is not None)
 
     def halt(self) -> None:
         """Start nothing more; an effect under way ends first. For a signal handler of the loop."""

@@ -178,10 +178,15 @@ def goes_back(plan: Plan, state: RunState) -> bool:
     return state.going_back or any(s.on_failure == "undo" and state.of(s.id).outcome == "failed" for s in plan.steps)
 
 
+def stopped_at(plan: Plan, state: RunState) -> PlannedStep | None:
+    """The step whose failure stopped the run: nothing more of it begins."""
+    bad = (s for s in plan.steps if state.of(s.id).outcome in ("failed", "unknown"))
+    return next((s for s in bad if s.on_failure in ("stop", "ask", "undo")), None)
+
+
 def decide(plan: Plan, state: RunState, running: Iterable[str] = ()) -> Decision:
     """The next moves. Same journal, same plan: same answer; that is what makes resume safe."""
     busy = set(running)
-    bad = [s for s in plan.steps if state.of(s.id).outcome in ("failed", "unknown")]
     if goes_back(plan, state):
         if busy:  # nothing is undone while an effect is still under way
             return Decision()
@@ -191,7 +196,7 @@ def decide(plan: Plan, state: RunState, running: Iterable[str] = ()) -> Decision
             return Decision(settle=settle)
         never = [s.id for s in plan.steps if state.of(s.id).outcome is None]
         return Decision(undo=undo) if undo else Decision(skip=dict.fromkeys(never, "the run went back"))
-    stop = next((s for s in bad if s.on_failure in ("stop", "ask", "undo")), None)
+    stop = stopped_at(plan, state)
     start: list[PlannedStep] = []
     skip: dict[str, str] = {}
     for step in plan.steps:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
 from flows.engine.approvals import StepHearing
 from flows.engine.attempt import Attempt
+from flows.engine.ending import Ending
 from flows.engine.journal import JournalUnwritable, Record
 from flows.engine.plan import PlannedStep, pause_s
 from flows.engine.run import Run
@@ -44,6 +46,8 @@ class Engine(Protocol):
     def dice(self) -> random.Random: ...
     @property
     def stopping(self) -> bool: ...
+    @property
+    def ending(self) -> Ending: ...
 
     def check(self) -> None: ...
 
@@ -112,7 +116,8 @@ class StepRun:
             )
 
         known = self.engine.state.of(self.step.id)
-        self._attempt = Attempt(self.step, self._context(guard), intend, known.before)
+        context = replace(self._context(guard), patience_s=self.engine.ending.left_s)
+        self._attempt = Attempt(self.step, context, intend, known.before)
         try:
             outcome, seen = await self._attempt.run()
         except JournalUnwritable:

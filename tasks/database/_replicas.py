@@ -15,7 +15,7 @@ from tasks.database._proof import Views, look, shown, streams, the_primary, told
 from tasks.database.protocol import Database, Durability, NodeView, Operated
 from tasks.errors import BadInput, NotYet, RelightError, SafetyRefusal
 from tasks.quantities import Duration
-from tasks.waiting import until
+from tasks.waiting import unless_over, until
 
 
 class _OnDatabase(Action):
@@ -184,7 +184,7 @@ class Follow(_OnDatabase):
             if not seen.holds:
                 raise NotYet(seen.summary, **seen.facts)
 
-        await until(ctx, streaming)
+        await unless_over(ctx, streaming)
         return None
 
     async def confirm(self, ctx: Context) -> Observation:

@@ -14,7 +14,7 @@ from tasks.catalog import action
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam, Undoable
 from tasks.errors import LostCompare, NotYet, SafetyRefusal, Unreachable
 from tasks.quantities import Duration, show_duration
-from tasks.waiting import until
+from tasks.waiting import unless_over, until
 from tasks.zones import _routing as routing
 from tasks.zones import _watch as watch
 from tasks.zones._flip import Flip
@@ -196,7 +196,7 @@ class Verify(_AtName):
         # A long TTL is waited out in longer pauses: nobody's name servers are asked hundreds of times.
         old_ttl_s = written.old_ttl_s if written else 0.0
         spare_s = self.within - old_ttl_s - self.slack
-        return await until(bounded, verified, most_s=max(0.5, min(old_ttl_s / 15, spare_s / 2)))
+        return await unless_over(bounded, verified, most_s=max(0.5, min(old_ttl_s / 15, spare_s / 2)))
 
     async def confirm(self, ctx: Context) -> Observation:
         """Everyone once more. The times stay those that ``apply`` measured, and nothing is waited out twice."""
