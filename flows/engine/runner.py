@@ -13,17 +13,7 @@ from flows.engine.ending import Ending
 from flows.engine.journal import Journal, JournalUnwritable, Record
 from flows.engine.objectives import Watch, all_met
 from flows.engine.run import Run
-from flows.engine.state import (
-    Decision,
-    RunState,
-    Verdict,
-    advance,
-    decide,
-    fold,
-    goes_back,
-    point_passed,
-    stopped_at,
-)
+from flows.engine.state import Decision, RunState, Verdict, advance, decide, fold, goes_back, over, point_passed
 from flows.engine.stepping import Ask, StepRun
 from flows.engine.verdict import concluded, reason
 from tasks.errors import EffectUnknown, LeaseHeld
@@ -62,7 +52,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.state = fold(self.journal.records)
-        self.ending = Ending(self.run.clock, lambda: self.stopping or stopped_at(self.run.plan, self.state) is not None)
+        self.ending = Ending(self.run.clock, lambda: over(self.run.plan, self.state))
 
     def halt(self) -> None:
         """Start nothing more; an effect under way ends first. For a signal handler of the loop."""

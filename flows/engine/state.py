@@ -184,6 +184,11 @@ def stopped_at(plan: Plan, state: RunState) -> PlannedStep | None:
     return next((s for s in bad if s.on_failure in ("stop", "ask", "undo")), None)
 
 
+def over(plan: Plan, state: RunState) -> bool:
+    """Whatever is still under way changes nothing about how the run ends: it goes back, or a failure stopped it."""
+    return goes_back(plan, state) or stopped_at(plan, state) is not None
+
+
 def decide(plan: Plan, state: RunState, running: Iterable[str] = ()) -> Decision:
     """The next moves. Same journal, same plan: same answer; that is what makes resume safe."""
     busy = set(running)

@@ -16,7 +16,7 @@ from tasks.contract import Action, ComponentParam, Context, Facts, Observation, 
 from tasks.errors import BadInput, NotYet, Unreachable
 from tasks.quantities import Duration, show_duration
 from tasks.traffic.protocol import Balancer
-from tasks.waiting import unless_over
+from tasks.waiting import unless_over, until
 
 __all__ = ["Ensure", "Policy", "Quota", "RefreshAll", "Relieve", "Replace"]
 
@@ -145,7 +145,7 @@ class Ensure(_OnCapacity):
                 )
             return found.model_copy(update={"facts": {**found.facts, "balanced": seen}})
 
-        return await unless_over(ctx, balanced, on=(NotYet, Unreachable))
+        return await until(ctx, balanced, on=(NotYet, Unreachable))
 
     async def _balanced(self, ctx: Context) -> list[str]:
         """Servers of the pool in the site's balancer that are our ready instances, up and taking traffic."""

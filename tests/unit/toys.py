@@ -13,8 +13,9 @@ from typing import Annotated, ClassVar
 
 from flows.engine.virtualtime import VirtualLoop
 from tasks.contract import Action, ComponentParam, Context, Facts, Observation, Phase, SiteParam, Undoable
-from tasks.errors import Breached, EffectUnknown, RelightError, SafetyRefusal, Unreachable
+from tasks.errors import Breached, EffectUnknown, NotYet, RelightError, SafetyRefusal, Unreachable
 from tasks.quantities import Duration
+from tasks.waiting import unless_over, until
 
 __all__ = ["VirtualLoop"]
 
@@ -139,6 +140,36 @@ class Once(_Toy):
     name: ClassVar[str] = "toy.once"
 
 
+class Patient(Make):
+    """Waits, once its effect is made, for ``sure:key``, which a run that stops can do without."""
+
+    name: ClassVar[str] = "toy.patient"
+
+    async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
+        made = await super().apply(ctx, observation)
+        await unless_over(ctx, lambda: self._sure(ctx))
+        return made
+
+    async def observe(self, ctx: Context) -> Observation:
+        seen = await super().observe(ctx)
+        return seen.model_copy(update={"holds": f"sure:{self.key}" in ctx.component("world", World).true})
+
+    async def _sure(self, ctx: Context) -> None:
+        if f"sure:{self.key}" not in ctx.component("world", World).true:
+            raise NotYet(f"{self.key} is not sure")
+
+
+class Needing(Patient):
+    """The same for what must be waited for to the end."""
+
+    name: ClassVar[str] = "toy.needing"
+
+    async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
+        made = await _Toy.apply(self, ctx, observation)
+        await until(ctx, lambda: self._sure(ctx))
+        return made
+
+
 class Promote(_Toy):
     """The point of no return."""
 
@@ -186,4 +217,4 @@ class Bind(_Toy):
     bucket: Annotated[str, ComponentParam("storage")] = "storage"
 
 
-TOYS: dict[str, type[Action]] = {c.name: c for c in (Make, Once, Promote, Fence, Check, Place, Bind)}
+TOYS: dict[str, type[Action]] = {c.name: c for c in (Make, Once, Patient, Needing, Promote, Fence, Check, Place, Bind)}
