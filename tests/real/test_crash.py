@@ -65,7 +65,7 @@ class Crashing:
         """Run or resume, to die at record ``last``; True when it ended instead."""
         words = [sys.executable, str(ENGINE), str(last), self.book, self.mode, *([self.run_id] if self.run_id else [])]
         done = subprocess.run(
-            words, env={**os.environ, **self.lab.env}, capture_output=True, text=True, timeout=180, check=False
+            words, env={**os.environ, **self.lab.env}, capture_output=True, text=True, timeout=600, check=False
         )
         if done.returncode == -9:
             self.deaths += 1

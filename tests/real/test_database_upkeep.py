@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 def admin(lab, host):

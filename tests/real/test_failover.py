@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import pytest
+from patience import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 ROUNDS = int(os.environ.get("RELIGHT_ROUNDS", "1"))
@@ -37,8 +38,7 @@ def rejoin(lab: Any) -> None:
     lab.heal()
     done = lab.run("rejoin")
     assert done.code == 0, done.err + done.out
-    roles = lab.roles()
-    assert sorted(roles.values()) == ["primary", "replica", "replica", "replica"], roles
+    until(lambda: sorted(lab.roles().values()) == ["primary", "replica", "replica", "replica"], what="all follow one")
 
 
 @pytest.mark.parametrize("fault", ["kill-primary", "hang-primary", "site-gone"])
