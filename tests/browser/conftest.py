@@ -22,7 +22,7 @@ from served import RELIGHT, Serve
 from flows.engine import places
 
 ROOT = Path(__file__).parent.parent.parent
-WAIT_MS = 30_000
+WAIT_MS = 90_000
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
