@@ -382,7 +382,7 @@ def test_shift_drains_nothing_when_the_other_side_is_not_healthy(site):
         balancer = provider(site.folder)
         await proven(balancer)
         await asyncio.to_thread(site.stop_backend, "east-app1")
-        step, ctx = actions.Shift(at="west", to="east", keep_minimum=2), context(balancer, left_s=3)
+        step, ctx = actions.Shift(at="west", to="east", keep_minimum=2), context(balancer, left_s=6)
         was = await admins(balancer)
         load = asyncio.create_task(clients(100))
         with pytest.raises(UnhealthyTarget, match=r"1 of the 2 needed.*Nothing was drained"):
