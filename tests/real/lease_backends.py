@@ -77,6 +77,7 @@ class Link:
             while True:
                 client, _ = server.accept()
                 upstream = socket.create_connection(self.target, 30)
+                upstream.settimeout(None)  # an answer may take as long as it takes
                 self._open += [client, upstream]
                 deaf = threading.Event()
                 threading.Thread(target=self._forward, args=(client, upstream, deaf), daemon=True).start()
