@@ -198,7 +198,7 @@ def test_a_check_passes_only_while_the_value_is_known_and_below(measured):
     facts = asyncio.run(_apply("connection_count", "90%"))
     assert facts["held_s"] >= 0.5
     with stopped(process(measured, "prometheus")), pytest.raises(NotYet, match="unknown"):
-        asyncio.run(_apply("connection_count", "90%", context("300ms", 4.0)))
+        asyncio.run(_apply("connection_count", "90%", timeout="300ms", seconds=4.0))
 
 
 def context(timeout="15s", seconds=60.0):
@@ -213,8 +213,8 @@ async def _within(metric, below):
     return await Within(metric=metric, below=below, **{"for": "500ms", "every": "100ms"}).confirm(context())
 
 
-async def _apply(metric, below, ctx=None):
-    check, ctx = Within(metric=metric, below=below, **{"for": "500ms", "every": "100ms"}), ctx or context()
+async def _apply(metric, below, **limits):
+    check, ctx = Within(metric=metric, below=below, **{"for": "500ms", "every": "100ms"}), context(**limits)
     return await check.apply(ctx, await check.observe(ctx))
 
 
