@@ -49,7 +49,7 @@ class Lab:
     env: dict[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
 
-    def relight(self, *words: str, timeout_s: float = 180, **env: str) -> Result:
+    def relight(self, *words: str, timeout_s: float = 600, **env: str) -> Result:
         done = subprocess.run(
             [RELIGHT, *words],
             env={**os.environ, **self.env, **env},
@@ -92,9 +92,9 @@ class Lab:
         return json.loads(self.relight("lab", "status", "--json").out)["database"]
 
     def primary(self) -> str:
-        found = [n for n, r in self.roles().items() if r == "primary"]
-        assert len(found) == 1, self.roles()
-        return found[0]
+        found = until(lambda: [n for n, r in self.roles().items() if r == "primary"], what="a primary answers")
+        assert len(found) == 1, found
+        return str(found[0])
 
     def acknowledged(self, acks: Path) -> int:
         return acks.read_text().count('"acked"') if acks.exists() else 0

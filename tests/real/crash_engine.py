@@ -2,7 +2,8 @@
 
     python crash_engine.py N RUNBOOK MODE [RUN_ID]
 
-Records of before a resume count too. Exit status: of the run, or -9.
+Of the system that ``CRASH_SYSTEM`` names, else of the lab. Records of before a resume count too. Exit status: of the
+run, or -9.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def main() -> None:
     if len(sys.argv) > 4:
         result = eventloop.run(launch.resume(sys.argv[4], heard))
     else:
-        result = eventloop.run(launch.run(launch.Request("lab", book, mode, trigger="crash"), heard))  # type: ignore[arg-type]
+        system = os.environ.get("CRASH_SYSTEM", "lab")
+        result = eventloop.run(launch.run(launch.Request(system, book, mode, trigger="crash"), heard))  # type: ignore[arg-type]
     os._exit(result.exit_code)
 
 

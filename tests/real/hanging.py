@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-STOPPED_S = 10.0
+STOPPED_S = 60.0
 
 
 def hang(pid: int) -> None:
@@ -22,4 +22,7 @@ def hang(pid: int) -> None:
 
 def _state(task: Path) -> str:
     # the name before it may have spaces and brackets of its own
-    return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"  # a thread that ended meanwhile does nothing any more

@@ -76,7 +76,8 @@ class Link:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = server.accept()
-                upstream = socket.create_connection(self.target, 5)
+                upstream = socket.create_connection(self.target, 30)
+                upstream.settimeout(None)  # an answer may take as long as it takes
                 self._open += [client, upstream]
                 deaf = threading.Event()
                 threading.Thread(target=self._forward, args=(client, upstream, deaf), daemon=True).start()
@@ -148,7 +149,7 @@ class Postgres(Backend):
     def settings(self) -> dict[str, Any]:
         address = f"{LINK[0]}:{LINK[1]}"
         where = {"address": address, "database": "leases", "password": f"file:{self.folder}/pg", "sslmode": "disable"}
-        return {**where, "connect_timeout": "1s", "query_timeout": "1s", "ttl": "2s"}
+        return {**where, "connect_timeout": "2s", "query_timeout": "2s", "ttl": "6s"}
 
     def fresh(self) -> None:
         with self.cluster.admin("west-pg1", dbname="leases") as admin:
@@ -183,7 +184,7 @@ class S3(Backend):
 
     def settings(self) -> dict[str, Any]:
         keys = {"access_key": f"file:{self.folder}/access", "secret_key": f"file:{self.folder}/secret"}
-        return {"endpoint": f"http://{LINK[0]}:{LINK[1]}", "bucket": "leases", **keys, "timeout": "1s", "ttl": "5s"}
+        return {"endpoint": f"http://{LINK[0]}:{LINK[1]}", "bucket": "leases", **keys, "timeout": "2s", "ttl": "6s"}
 
     def fresh(self) -> None:
         if "leases" in {b["Name"] for b in self.client.list_buckets()["Buckets"]}:
@@ -213,7 +214,7 @@ class Zone(Backend):
 
     def settings(self) -> dict[str, Any]:
         key = {"key_name": "relight-test.", "key_secret": f"file:{self.folder}/tsig"}
-        return {"zone": "venue.test.", "primary": f"{LINK[0]}:{LINK[1]}", **key, "timeout": "1s", "ttl": "2s"}
+        return {"zone": "venue.test.", "primary": f"{LINK[0]}:{LINK[1]}", **key, "timeout": "2s", "ttl": "6s"}
 
     def fresh(self) -> None:
         self._update(lambda update: update.delete("_relight-lease-toy", "TXT"))
@@ -228,7 +229,7 @@ class Zone(Backend):
         keyring = dns.tsigkeyring.from_text({"relight-test.": SECRET})
         update = dns.update.UpdateMessage("venue.test.", keyring=keyring, keyalgorithm="hmac-sha256")
         change(update)
-        assert dns.query.tcp(update, DNS[0], port=DNS[1], timeout=5).rcode() == 0
+        assert dns.query.tcp(update, DNS[0], port=DNS[1], timeout=30).rcode() == 0
 
     def writes(self, data: bytes) -> bool:
         """Opcode 5 (UPDATE) in the header, which follows two bytes of length."""
@@ -289,4 +290,4 @@ zone "venue.test" {{ type primary; file "{folder}/zone";
         yield backend
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)

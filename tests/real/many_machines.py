@@ -39,10 +39,10 @@ global
   stats timeout 30s
 defaults
   mode http
-  timeout connect 1s
+  timeout connect 10s
   timeout client 1h
   timeout server 1h
-  timeout check 1s
+  timeout check 10s
   option redispatch
   retries 3
 frontend prefect
@@ -159,10 +159,10 @@ class Plant:
         (self.folder / "lease_password").write_text("it's a \\ secret\n")
         where = {"PGHOST": PG[0], "PGPORT": str(PG[1]), "POSTGRES_USER": "postgres"}
         env = {**os.environ, **where, "LEASE_PASSWORD_FILE": str(self.folder / "lease_password")}
-        subprocess.run(["sh", ROOT / "deployments" / "compose" / "lease-database.sh"], env=env, check=True, timeout=30)
+        subprocess.run(["sh", ROOT / "deployments" / "compose" / "lease-database.sh"], env=env, check=True, timeout=120)
 
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        where = f"host={PG[0]} port={PG[1]} user=postgres dbname={database} connect_timeout=3"
+        where = f"host={PG[0]} port={PG[1]} user=postgres dbname={database} connect_timeout=30"
         with psycopg.connect(where, autocommit=True) as connection:
             answer = connection.execute(statement)
             return answer.fetchall() if answer.description else []
@@ -177,7 +177,7 @@ class Plant:
     def haproxy(self, command: str) -> None:
         """Commands of its runtime API, separated by ``;``."""
         with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(5)
+            s.settimeout(30)
             s.connect(str(self.folder / "haproxy" / "admin.sock"))
             s.sendall(command.encode() + b"\n")
             answer = s.recv(4096).decode().strip()
@@ -191,7 +191,7 @@ class Plant:
 
     def prefect(self, *words: str, **env: str) -> None:
         done = subprocess.run(
-            [BIN / "prefect", *words], env={**self.env(), **env}, cwd=ROOT, capture_output=True, text=True, timeout=180,
+            [BIN / "prefect", *words], env={**self.env(), **env}, cwd=ROOT, capture_output=True, text=True, timeout=400,
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

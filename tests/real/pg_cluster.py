@@ -74,19 +74,21 @@ standby() {{
     > $data/postgresql.auto.conf
   cp $data/../postgresql.conf $data/ # rewind and copy bring the upstream's
   touch $data/standby.signal; chown --reference=$data $data/standby.signal $data/postgresql.auto.conf
-  run pg_ctl -D $data -w -t 20 -l {folder}/$1/log start >&2
+  run pg_ctl -D $data -w -t 60 -l {folder}/$1/log start >&2
 }}
 case $1 in
 status)
   signal=false; [ -e $data/standby.signal ] && signal=true
   running=false; if alive; then running=true; fi
   echo "{{\\"running\\": $running, \\"in_recovery_signal\\": $signal}}" ;;
-start) alive || run pg_ctl -D $data -w -t 20 -l {folder}/$2/log start >&2 ;;
+start) alive || run pg_ctl -D $data -w -t 60 -l {folder}/$2/log start >&2 ;;
 stop) alive || exit 0; run pg_ctl -D $data -m fast -w -t 10 stop >&2 ;;
 kill)
   alive || exit 0
-  kill -9 $pid $(ps -o pid= --ppid $pid)
-  while alive; do sleep 0.01; done
+  all="$pid $(ps -o pid= --ppid $pid)"
+  kill -9 $all
+  # all of them: it is not started again while one of its children still has its memory
+  for one in $all; do while [ "$(readlink /proc/$one/cwd)" = "$data" ]; do sleep 0.01; done; done
   rm -f $data/postmaster.pid $data/../.s.PGSQL.{port}.lock ;; # where nobody reaps the dead, their id looks alive
 rewind)
   source="host=127.0.8.$(octet $3) port={port} user=relight dbname=postgres"
@@ -201,7 +203,7 @@ class Cluster:
         return self.folder / node / "data"
 
     def command(self, *words: str) -> None:
-        ran = subprocess.run([self.host, *words], capture_output=True, text=True, check=False, timeout=40)
+        ran = subprocess.run([self.host, *words], capture_output=True, text=True, check=False, timeout=120)
         assert ran.returncode == 0, f"{words}: {ran.stdout}{ran.stderr}"
 
     def admin(self, node: str, **more):
@@ -222,7 +224,7 @@ class Cluster:
             password="relight-secret",
             dbname="postgres",
             autocommit=True,
-            connect_timeout=3,
+            connect_timeout=30,
         )
 
     def pids(self, node: str) -> list[int]:

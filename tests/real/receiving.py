@@ -11,7 +11,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -91,15 +90,13 @@ class Serve:
     def receiver(self) -> int:
         """Process id of the receiver, a child of the supervisor."""
         assert self.process is not None
-        for _ in range(500):
-            found = subprocess.run(
-                ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=False
-            ).stdout
-            for line in found.splitlines():
-                if "flows.intake" in line:
-                    return int(line.split()[0])
-            threading.Event().wait(0.02)
-        raise AssertionError("no receiver")
+        words = ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)]
+
+        def found() -> int:
+            lines = subprocess.run(words, capture_output=True, text=True, check=False).stdout.splitlines()
+            return next(int(line.split()[0]) for line in lines if "flows.intake" in line)
+
+        return int(until(found, 60, "a receiver"))
 
     def kill(self) -> None:
         """kill -9, the receiver first; nothing is given time to tidy up."""
@@ -118,7 +115,7 @@ class Serve:
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, {"Authorization": f"Bearer {TOKEN}", **(headers or {})})
             answer = connection.getresponse()

@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 from patience import until
 
+from flows.engine import alive
+
 ADDRESS = "127.0.5.45"
 RELIGHT = Path(sys.executable).with_name("relight")
 
@@ -45,7 +47,7 @@ class Toy:
             "components: {database: {provider: database.postgresql, database: x, user: x, nodes: {"
             "w: {site: west, address: '127.0.0.1:1'}, e: {site: east, address: '127.0.0.1:2'}}}}\n"
         )
-        step = "  - {{id: {}, action: health.tcp, with: {{address: '{}:{}', times: 1}}, timeout: 100s{}}}\n"
+        step = "  - {{id: {}, action: health.tcp, with: {{address: '{}:{}', times: 1}}, timeout: 240s{}}}\n"
         steps = step.format("first", ADDRESS, port, "") + step.format("second", ADDRESS, self.gate, "")
         (self.folder / "gated.yaml").write_text("runbook: gated\nsteps:\n" + steps)
         check = (
@@ -149,6 +151,11 @@ class Serve:
         found = self.get(f"flow_runs/{flow_run_id}")["state"]
         return str(found["type"]), str(found["message"] or "")
 
+    def shown(self, folder: Path) -> dict[str, Any]:
+        """The flow run of the ended run in ``folder``, once Prefect shows all of it."""
+        window = until(lambda: (w := json.loads((folder / "window.json").read_text()))["complete"] and w, 60)
+        return dict(self.get(f"flow_runs/{window['flow_run_id']}"))
+
     def runs(self, name: str) -> list[Path]:
         return sorted(p.parent for p in self.state.glob("runs/*/journal.jsonl") if f"-{name}-" in p.parent.name)
 
@@ -162,6 +169,16 @@ class Serve:
     def begun(self, toy: Toy) -> Path:
         """The one run of ``toy``, once it waits at its gate."""
         return Path(until(lambda: next((f for f in self.runs(toy.folder.name) if self.waits(f)), None), 90))
+
+    def free(self, toy: Toy) -> None:
+        """Wait until every run of ``toy`` ended and its lease is given up, which is a moment after the last record."""
+        system = self.state / "systems" / toy.name
+
+        def over() -> bool:
+            ended = (self.records(f)[-1]["type"] == "run_ended" for f in self.runs(toy.folder.name))
+            return all(ended) and not alive.alive(system, "lease.lock")
+
+        until(over, 60)
 
     def processes(self) -> list[int]:
         """Everything that was started with this state folder and lives."""

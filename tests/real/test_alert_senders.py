@@ -39,7 +39,7 @@ def zabbix(given, status=202):
     script = file["zabbix_export"]["media_types"][0]["script"]
     code = STUB.replace("STATUS", str(status)).replace("SCRIPT", script)
     return subprocess.run(
-        ["node", "-e", code, json.dumps(given)], capture_output=True, text=True, timeout=30, check=False
+        ["node", "-e", code, json.dumps(given)], capture_output=True, text=True, timeout=120, check=False
     )
 
 
@@ -67,7 +67,7 @@ def test_the_example_of_the_shell(monkeypatch):
     curl = 'curl() { for a in "$@"; do printf "%s\\0" "$a"; done; }\n'
     ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f"SECRET={secret} URL=https://relight\n{curl}{script}"],
-        capture_output=True, timeout=30, check=True,
+        capture_output=True, timeout=120, check=True,
     )  # fmt: skip
     given = ran.stdout.decode().split("\0")
     headers = dict(h.split(": ", 1) for flag, h in itertools.pairwise(given) if flag == "-H")

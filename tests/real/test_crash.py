@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,24 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(3000), pytest.mark.usefixtures("system")]
+BOOKS = Path(__file__).parents[2] / "runbooks" / "lab"
 ENGINE = Path(__file__).with_name("crash_engine.py")
 EVERY = os.environ.get("RELIGHT_CRASH") == "all"
+
+
+@pytest.fixture(scope="module")
+def system(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lab, with hours to recover in: a run takes as long as all the engines that it needs take to start."""
+    copy = tmp_path_factory.mktemp("books") / "lab"
+    shutil.copytree(BOOKS, copy)
+    text = (copy / "system.yaml").read_text()
+    assert "application: {rto: 5m}" in text
+    for minutes in ("5m", "15m", "30m"):
+        text = text.replace(f"{{rto: {minutes}", "{rto: 5h")
+    (copy / "system.yaml").write_text(text)
+    lab.env["CRASH_SYSTEM"] = str(copy)
+    return copy
 
 
 class Crashing:
@@ -65,7 +81,7 @@ class Crashing:
         """Run or resume, to die at record ``last``; True when it ended instead."""
         words = [sys.executable, str(ENGINE), str(last), self.book, self.mode, *([self.run_id] if self.run_id else [])]
         done = subprocess.run(
-            words, env={**os.environ, **self.lab.env}, capture_output=True, text=True, timeout=180, check=False
+            words, env={**os.environ, **self.lab.env}, capture_output=True, text=True, timeout=600, check=False
         )
         if done.returncode == -9:
             self.deaths += 1

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from patience import until
 from served import ADDRESS, Serve, Toy, free_port
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +73,15 @@ def test_another_shell_finds_the_server_unless_it_is_told_not_to(serve: Serve, t
     words = ("run", "gated", "-s", str(toy.folder), "--from", "west", "--json")
     done = serve.relight(*words)
     assert done.returncode == 0, done.stderr
-    shown = json.loads((serve.runs(toy.folder.name)[0] / "window.json").read_text())
-    flow_run = serve.get(f"flow_runs/{shown['flow_run_id']}")
+    assert "in Prefect: " in done.stderr
+    flow_run = serve.shown(serve.runs(toy.folder.name)[0])
     assert flow_run["state"]["type"] == "COMPLETED"
     assert flow_run["deployment_id"] == serve.deployment("failover/failover")["id"]
-    assert serve.relight(*words, "--offline").returncode == 0
-    assert not (serve.runs(toy.folder.name)[1] / "window.json").exists()
+    done = serve.relight(*words, "--offline")
+    assert done.returncode == 0, done.stderr
+    assert "in Prefect: " not in done.stderr
+    # it is shown all the same, and not by whoever ran it
+    assert "recorded here afterwards" in serve.shown(serve.runs(toy.folder.name)[1])["state"]["message"]
 
 
 def test_a_server_file_whose_server_is_gone_is_not_believed(tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ def test_a_run_from_the_ui_is_taken_at_once_by_a_warm_runner(serve: Serve, toy: 
     (folder,) = serve.runs(toy.folder.name)
     head = serve.records(folder)[0]
     assert head["prefect_flow_run_id"] == flow_run
-    until(lambda: not (serve.state / "flow-runs" / flow_run).exists(), 10)  # its process ends a moment later
+    until(lambda: not (serve.state / "flow-runs" / flow_run).exists(), 30)  # its process ends a moment later
 
 
 def test_cancel_in_the_ui_stops_the_engine_between_two_effects(serve: Serve, toy: Toy) -> None:
@@ -121,7 +124,7 @@ def test_a_runner_that_crashes_takes_nobody_with_it(serve: Serve, toy: Toy, tmp_
         second = serve.press("failover/failover", {"system": str(other.folder), "runbook": "gated", "leave": "west"})
         untouched = serve.begun(other)
         os.kill(serve.records(folder)[0]["engine"]["pid"], signal.SIGSEGV)
-        until(lambda: "run_resumed" in [r["type"] for r in serve.records(folder)], 30)  # by the supervisor
+        until(lambda: "run_resumed" in [r["type"] for r in serve.records(folder)], 60)  # by the supervisor
         assert httpx.get(f"http://{serve.listen}/healthz", timeout=30).json()["ok"]
         toy.open()
         until(lambda: serve.state_of(flow_run)[0] == "COMPLETED", 60)
@@ -163,6 +166,7 @@ def test_a_run_of_an_alert_is_a_run_of_its_deployment_and_its_crash_stops_no_rec
     until(lambda: serve.records(folder)[-1]["type"] == "run_ended", 60)
     until(lambda: serve.state_of(flow_run)[0] in ("COMPLETED", "FAILED"), 60)
     # and the next alert finds a runner
+    serve.free(module_toy)  # one run a system
     before = len(serve.runs(module_toy.folder.name))
     assert alert(serve, module_toy) == 202
     until(lambda: len(serve.runs(module_toy.folder.name)) > before, 60)
@@ -170,8 +174,8 @@ def test_a_run_of_an_alert_is_a_run_of_its_deployment_and_its_crash_stops_no_rec
 
 def test_an_alert_starts_its_run_also_while_prefects_server_hangs(serve: Serve, module_toy: Toy) -> None:
     module_toy.open_once()
+    serve.free(module_toy)  # one run a system
     before = serve.runs(module_toy.folder.name)
-    until(lambda: all(serve.records(f)[-1]["type"] == "run_ended" for f in before), 60)  # one run a system
     server = json.loads((serve.state / "prefect" / "server.json").read_text())["pid"]
     os.kill(server, signal.SIGSTOP)
     try:
@@ -218,8 +222,8 @@ class Asked:
 
 def test_an_alert_that_waits_for_a_person_is_answered_in_the_ui(serve: Serve, module_toy: Toy) -> None:
     module_toy.open_once()
+    serve.free(module_toy)  # one run a system
     before = serve.runs(module_toy.folder.name)
-    until(lambda: all(serve.records(f)[-1]["type"] == "run_ended" for f in before), 60)  # one run a system
     yes = Asked(serve, module_toy)
     assert yes.schema["properties"]["decision"]["enum"] == ["approve", "reject"]
     yes.resume(decision="approve", name="dana")
@@ -227,7 +231,7 @@ def test_an_alert_that_waits_for_a_person_is_answered_in_the_ui(serve: Serve, mo
     assert serve.records(folder)[0]["cause"]["decision"]["approved_by"] == "dana"
     assert yes.outcome()["run_id"] == folder.name
     assert serve.state_of(yes.flow_run)[1] == f"dana approved; run {folder.name}"
-    until(lambda: serve.records(folder)[-1]["type"] == "run_ended", 60)
+    serve.free(module_toy)
 
     no = Asked(serve, module_toy)
     no.resume(decision="reject", name="dana", comment="it is the cable")
@@ -295,10 +299,8 @@ def test_deploy_twice_changes_nothing_and_leaves_to_people_what_is_theirs(serve:
     before = serve.deployment("readiness/readiness")
     schedule = before["schedules"][0]
     # an operator pauses the schedule, and somebody has a deployment of their own
-    paused = httpx.patch(
-        f"{serve.api}/deployments/{before['id']}/schedules/{schedule['id']}", json={"active": False}, timeout=30
-    )
-    assert paused.is_success
+    where = f"{serve.api}/deployments/{before['id']}/schedules/{schedule['id']}"
+    until(lambda: httpx.patch(where, json={"active": False}, timeout=30).is_success)  # 503 while SQLite is busy
     theirs = serve.post("deployments/", {"name": "theirs", "flow_id": before["flow_id"]})["id"]
     dry = json.loads(serve.relight(*words, "--timezone", "Europe/Berlin", "--dry-run").stdout)
     assert {d["key"]: d["changed"] for d in dry["deployments"]}["readiness/readiness"] == ["schedule alpha"]
@@ -357,7 +359,7 @@ def test_prefect_deploy_takes_the_shipped_file(serve: Serve, tmp_path: Path) -> 
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert run("work-pool", "create", "many", "--type", "process").returncode == 0
@@ -402,8 +404,8 @@ def test_serve_leaves_no_process_however_it_ends(tmp_path: Path, how: signal.Sig
         assert len(served.processes()) >= 3
         assert served.process is not None
         served.process.send_signal(how)
-        served.process.wait(15)
-        until(lambda: not served.processes(), 15)
+        served.process.wait(60)
+        until(lambda: not served.processes(), 30)
         # the same folder again: its runs and deployments are still there
         if how == signal.SIGKILL:
             served.log.unlink()

@@ -403,12 +403,14 @@ def context(board, *, epoch=2, waivers=None, guard=lambda: None):
     clock = LoopClock()
     run = RunInfo("r1", "test", "failover", "forced", epoch, "2026-01-01T00:00:00+00:00", waivers or {})
     roles = {"west": "west", "east": "east", "target": "east"}
-    return Context(run, clock, roles, lambda _n: board, clock.monotonic() + 5, guard=guard)
+    return Context(run, clock, roles, lambda _n: board, clock.monotonic() + 60, guard=guard)
 
 
 def step(**more):
     probe = f"tcp:{SERVICE[1]}"
-    return Flip.model_validate({"name": "app.venue.test", "site": "target", "probe": probe, **more})
+    return Flip.model_validate(
+        {"name": "app.venue.test", "site": "target", "probe": probe, "probe_timeout": "30s", **more}
+    )
 
 
 async def service():
@@ -482,17 +484,17 @@ def test_a_flip_moves_the_answers_and_verify_proves_it(moto, of_objects):
         }  # fmt: skip
         zone = route53.PROVIDER(route53.PROVIDER.Settings.model_validate(settings), around)
         await zone.swap(await zone.read(name, "A"), zone.wanted(name, "A", "west"), 1)
-        await zone.in_sync(name, 5)
+        await zone.in_sync(name, 60)
         strict.watches = lambda check: objects.states[check]
         ctx = replace(context(board), components={"switches": board, "dns": zone}.__getitem__)
         flip = step(ttl="1s")
-        verify = Verify.model_validate({"name": name, "site": "target", "within": "10s", "ttl": "1s"})
+        verify = Verify.model_validate({"name": name, "site": "target", "within": "60s", "ttl": "1s"})
         asked = len(strict.front.heard)
         async with await service():
             seen = await flip.observe(ctx)
             facts = seen.facts | await flip.apply(ctx, seen)
         assert (await flip.confirm(ctx)).holds
-        after = replace(ctx, earlier=(Done("flip", "zones.flip", "done", facts),), deadline=ctx.deadline + 10)
+        after = replace(ctx, earlier=(Done("flip", "zones.flip", "done", facts),), deadline=ctx.deadline + 60)
         proof = await verify.apply(after, await verify.observe(after))
         assert proof["ttl_deadline_s"] == 2.0
         assert proof["servers"][zone.servers()[0]]["values"] == [values["east"]]

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import lease_backends as backends
 from patience import until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 RELIGHT = Path(sys.executable).with_name("relight")
 GATE = ("127.0.9.71", 7001)
 CHECKS = 16
@@ -46,7 +46,7 @@ class Disk:
 
     def do(self, *words: str | Path) -> tuple[int, str, str]:
         process = self.start(*words)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         return process.returncode, out, err
 
     def journal(self) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def toy(folder: Path, s3: backends.S3) -> Path:
         f"      west: {{endpoint: '{endpoint}', bucket: toy-west}}\n"
         f"      east: {{endpoint: '{endpoint}', bucket: toy-east}}\n"
     )
-    check = "  - {{id: check-{}, action: health.tcp, with: {{address: '{}:{}', times: 1}}, timeout: 60s}}\n"
+    check = "  - {{id: check-{}, action: health.tcp, with: {{address: '{}:{}', times: 1}}, timeout: 300s}}\n"
     (folder / "copy.yaml").write_text(
         "runbook: copy\nsteps:\n"
         + "".join(check.format(n, *GATE) for n in range(CHECKS))
@@ -105,7 +105,7 @@ def test_a_full_disk_stops_the_run_before_its_next_effect(disk: Disk, s3: backen
     until(disk.journal)
     disk.do("sh", "-c", f"cat /dev/zero > {disk.folder}/filler")  # until there is no room
     with socket.create_server(GATE):
-        _, err = run.communicate(timeout=60)
+        _, err = run.communicate(timeout=180)
         assert run.returncode == 1, err
         assert "No space left on device" in err
         assert "the run stops before its next effect" in err

@@ -7,13 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 GATE = "127.0.5.45"
 CRASHING = Path(__file__).with_name("crash_engine.py")
 RELIGHT = Path(sys.executable).with_name("relight")
@@ -35,7 +36,7 @@ def book(gate: socket.socket, tmp_path: Path) -> Path:
     file.write_text(
         "runbook: hold\nsteps:\n"
         "  - {id: hold, action: database.pause, with: {site: failed}}\n"
-        f"  - {{id: gate, action: health.tcp, with: {{address: '{GATE}:{gate.getsockname()[1]}'}}, timeout: 100s}}\n"
+        f"  - {{id: gate, action: health.tcp, with: {{address: '{GATE}:{gate.getsockname()[1]}'}}, timeout: 600s}}\n"
         "  - {id: go-on, action: database.resume, with: {site: failed}}\n"
     )
     return file
@@ -44,7 +45,7 @@ def book(gate: socket.socket, tmp_path: Path) -> Path:
 class Going:
     """A run of ``book`` in a process of its own."""
 
-    def __init__(self, lab: Any, book: Path, until: Callable[..., Any]) -> None:
+    def __init__(self, lab: Any, book: Path) -> None:
         self.runs = Path(lab.env["RELIGHT_STATE"]) / "runs"
         before = set(self.runs.glob("*"))
         words = [RELIGHT, "run", str(book), "--system", "lab", "--from", "west", "--offline", "--json"]
@@ -59,13 +60,18 @@ class Going:
         return (self.folder / "journal.jsonl").read_text()
 
     def ended(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=180)
         return self.process.returncode, out, err
 
 
+def seen(lab: Any, going: Going) -> dict[str, bool | None]:
+    """What ``status`` finds of each step now; None where it could not tell in time."""
+    return {s["id"]: s["holds"] for s in lab.relight("status", going.folder.name, "--json").json["now"]}
+
+
 @pytest.fixture
-def going(lab: Any, book: Path, until: Callable[..., Any]) -> Iterator[Going]:
-    one = Going(lab, book, until)
+def going(lab: Any, book: Path) -> Iterator[Going]:
+    one = Going(lab, book)
     yield one
     if one.process.poll() is None:
         one.process.kill()
@@ -79,7 +85,7 @@ def test_a_living_run_is_told_and_puts_back_what_status_said(lab: Any, going: Go
     said = lab.relight("status", going.folder.name, "--json").json
     assert said["engine_alive"] is True
     assert said["outlook"]["would_undo"] == ["hold"]
-    assert {s["id"]: s["holds"] for s in said["now"]} == {"hold": True, "gate": False, "go-on": False}
+    until(lambda: seen(lab, going) == {"hold": True, "gate": False, "go-on": False}, what="each step is looked at")
     refused = lab.relight("abort", going.folder.name)
     assert refused.code == 2
     assert "say --yes" in refused.err
@@ -115,7 +121,7 @@ def test_a_signal_stops_between_effects_keeps_what_is_held_and_says_how_to_go_on
     assert f"go on: relight resume {run}, or go back: relight abort {run}" in out
     said = lab.relight("status", run, "--json").json
     assert said["engine_alive"] is False
-    assert {s["id"]: s["holds"] for s in said["now"]}["hold"] is True  # nothing was let go
+    until(lambda: seen(lab, going)["hold"] is True, what="nothing was let go")
     gate.listen()
     done = lab.relight("resume", run, "--offline", "--json")
     assert done.code == 0, done.err

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import until
 from pydantic import ValidationError
 
 from tasks.clock import LoopClock
@@ -31,7 +32,7 @@ def build(commands):
     return asyncio.run(make())
 
 
-def run(hosts, *words, timeout_s=5.0, **values):
+def run(hosts, *words, timeout_s=60.0, **values):
     return asyncio.run(hosts.run(*words, timeout_s=timeout_s, values=values or None))
 
 
@@ -78,41 +79,36 @@ def test_status_255_and_a_command_that_is_not_there_are_an_unreachable_host():
 
 def test_a_command_that_hangs_is_killed_with_its_whole_group(tmp_path):
     pids = tmp_path / "pids"
-    script = f"sleep 60 & echo $$ $! > {pids}; wait"
+    script = f"sleep 90 & echo $$ $! > {pids}; wait"
     began = time.monotonic()
-    with pytest.raises(EffectUnknown, match=r"did not end within 0\.5 s"):
-        run(build({"x": ["/bin/sh", "-c", script]}), "x", "n1", timeout_s=0.5)
-    assert time.monotonic() - began < 4.5
-    end = time.monotonic() + 3
-    while any(alive(int(p)) for p in pids.read_text().split()):
-        assert time.monotonic() < end
+    with pytest.raises(EffectUnknown, match="did not end within 3 s"):
+        run(build({"x": ["/bin/sh", "-c", script]}), "x", "n1", timeout_s=3.0)
+    assert time.monotonic() - began < 30
+    assert len(pids.read_text().split()) == 2
+    until(lambda: not any(alive(int(p)) for p in pids.read_text().split()), 10)
 
 
 def test_a_cancelled_command_is_killed_too(tmp_path):
     pids = tmp_path / "pids"
-    hosts = build({"x": ["/bin/sh", "-c", f"echo $$ > {pids}; exec sleep 60"]})
+    hosts = build({"x": ["/bin/sh", "-c", f"echo $$ > {pids}; exec sleep 90"]})
 
     async def main():
-        task = asyncio.ensure_future(hosts.run("x", "n1", timeout_s=30))
-        while not pids.exists() or not pids.read_text():  # noqa: ASYNC110 - it waits for another process
+        task = asyncio.ensure_future(hosts.run("x", "n1", timeout_s=60))
+        while not pids.exists() or not pids.read_text().endswith("\n"):  # noqa: ASYNC110 - it waits for another process
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(main())
-    end = time.monotonic() + 3
-    while alive(int(pids.read_text())):
-        assert time.monotonic() < end
+    until(lambda: not alive(int(pids.read_text())), 10)
 
 
 def test_a_daemon_that_keeps_the_output_open_does_not_hold_the_command(tmp_path):
     """``pg_ctl start`` leaves a server that inherited stdout."""
-    hosts = build({"start": ["/bin/sh", "-c", f"sleep 3 & echo $! > {tmp_path}/pid; echo started"]})
-    began = time.monotonic()
-    ran = run(hosts, "start", "n1", timeout_s=2.5)
+    hosts = build({"start": ["/bin/sh", "-c", f"sleep 90 & echo $! > {tmp_path}/pid; echo started"]})
+    ran = run(hosts, "start", "n1", timeout_s=30)
     assert (ran.status, ran.stdout) == (0, "started")
-    assert time.monotonic() - began < 4.5
     os.kill(int((tmp_path / "pid").read_text()), 9)
 
 

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import iam
 import lease_backends as backends
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 PROVIDER_NAME = "leases.s3"
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 ENDED = LastRun("run-1", "succeeded", "2026-01-01T12:00:00+00:00", automatic=True)
@@ -42,7 +42,7 @@ ENDED = LastRun("run-1", "succeeded", "2026-01-01T12:00:00+00:00", automatic=Tru
 class FilePlace:
     """The lease in the state folder."""
 
-    ttl_s = 1.0
+    ttl_s = 2.0
 
     def __init__(self, folder):
         self.folder = folder
@@ -172,7 +172,7 @@ def test_one_that_does_not_renew_is_taken_over_and_told(place):
                 with contextlib.suppress(LeaseHeld):
                     new = await other("new")
                 await asyncio.sleep(0.05)
-            assert place.ttl_s * 0.9 < elapsed() - began < place.ttl_s * 2 + 3
+            assert place.ttl_s * 0.9 < elapsed() - began < place.ttl_s * 2 + 30
             assert (new.epoch, new.last.run_id, new.last.verdict) == (2, "old", "died")
             new.check()
             with pytest.raises(LeaseHeld):
@@ -194,14 +194,14 @@ def test_of_many_at_the_same_moment_one_wins(place):
     def race(i, start, over):
         async def run():
             async with place.engine() as take:
-                start.wait(20)
+                start.wait(60)
                 try:
                     lease = await take(f"run-{i}")
                 except LeaseHeld:
-                    over.wait(60)
+                    over.wait(120)
                     return None
                 keeping = asyncio.create_task(lease.keep(LoopClock()))
-                await asyncio.to_thread(over.wait, 60)
+                await asyncio.to_thread(over.wait, 120)
                 lease.check()
                 keeping.cancel()
                 await asyncio.gather(keeping, return_exceptions=True)
@@ -237,7 +237,7 @@ from tasks.contract import Surroundings
 from tasks.contract import Surroundings
 
 async def main():
-    holder = Holder("their-run", datetime.now(UTC), ttl_s=1.0)
+    holder = Holder("their-run", datetime.now(UTC), ttl_s=15.0)
     if sys.argv[1] == "file":
         lease = FileLease.acquire(Path(sys.argv[2]), holder)
     else:
@@ -255,7 +255,7 @@ asyncio.run(main())
 
 def test_a_killed_engine_of_this_machine_is_taken_over_at_once(place):
     words = ["file", str(place.folder / "toy")] if isinstance(place, FilePlace) else None
-    words = words or [place.backend.name, json.dumps(place.backend.settings())]
+    words = words or [place.backend.name, json.dumps({**place.backend.settings(), "ttl": "15s"})]
     with subprocess.Popen([sys.executable, "-c", HOLDER, *words], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "1\n"
@@ -275,7 +275,7 @@ def test_a_killed_engine_of_this_machine_is_taken_over_at_once(place):
                 began = elapsed()
                 lease = await mine("mine")
                 assert (lease.epoch, lease.last.run_id, lease.last.verdict) == (2, "their-run", "died")
-                assert elapsed() - began < 0.9
+                assert elapsed() - began < 10, "it waited for the ttl"
 
         backends.until(lambda: processes._stat(process.pid)[0] == "Z")
         asyncio.run(taken())
@@ -318,7 +318,7 @@ def test_the_flag_in_the_record_stops_the_engine_that_runs_and_lets_it_go_on(sto
             try:
                 lease.check()
                 await place.acknowledge(lambda held, _gone: replace(held, paused="a switch burns"))
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(90):
                     said = await until_allowed(lease, wanted=False)
                     assert "paused: a switch burns" in said
                     assert "relight unpause --system toy" in said
@@ -340,6 +340,7 @@ def test_compare_and_set(store):
         first, second = Held(1, "a", token="x"), Held(2, "b", token="y" * 300)
         with pytest.raises(LostCompare):
             await one.swap(first, second)
+        began = elapsed()
         await one.swap(None, first)
         with pytest.raises(LostCompare):
             await other.swap(None, second)
@@ -352,7 +353,8 @@ def test_compare_and_set(store):
         assert (await one.read())[0] == second
         if store.aged:
             await later(2.5)
-            assert 1 <= (await one.read())[1] <= 5
+            age_s = (await one.read())[1]
+            assert 1 <= age_s <= elapsed() - began + 2  # S3 knows whole seconds
         await one.aclose()
         await other.aclose()
 
@@ -447,7 +449,7 @@ async def told(store: LeaseStore) -> list[object]:
         except LostCompare:
             said.append("lost")
         held, age_s = await store.read()
-        said.append((held, age_s is None or 0.0 <= age_s < 5.0))
+        said.append((held, age_s is None or 0.0 <= age_s < 60.0))
     return said
 
 

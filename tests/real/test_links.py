@@ -53,13 +53,13 @@ class Echo:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
-        self.thread.join(5)
+        self.thread.join(30)
 
 
-def reach(address=NEAR):
-    """``answers``, ``refused``, ``reset`` or ``silent``."""
+def reach(address=NEAR, within=10.0):
+    """``answers``, ``refused``, ``reset``, or ``silent`` for so many seconds."""
     try:
-        with socket.create_connection(address, timeout=0.4) as sock:
+        with socket.create_connection(address, timeout=within) as sock:
             sock.sendall(b"hello")
             return "answers" if sock.recv(5) == b"hello" else "ended"
     except ConnectionRefusedError:
@@ -110,7 +110,7 @@ def network(tmp_path, server):
         until(serving)
         yield change
         process.terminate()
-        _, errors = process.communicate(timeout=5)
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
@@ -122,7 +122,7 @@ def network(tmp_path, server):
 def test_open_carries_bytes_and_the_end_of_the_stream(network):
     sent = os.urandom(3_000_000)
     got = bytearray()
-    with socket.create_connection(NEAR, timeout=5) as sock:
+    with socket.create_connection(NEAR, timeout=30) as sock:
         sender = threading.Thread(target=lambda: (sock.sendall(sent), sock.shutdown(socket.SHUT_WR)))
         sender.start()
         while data := sock.recv(65536):
@@ -132,7 +132,7 @@ def test_open_carries_bytes_and_the_end_of_the_stream(network):
 
 
 def test_cut_resets_what_is_open_and_refuses_what_is_new_until_opened(network):
-    with socket.create_connection(NEAR, timeout=2) as sock:
+    with socket.create_connection(NEAR, timeout=30) as sock:
         sock.sendall(b"a")
         assert sock.recv(1) == b"a"
         network("cut")
@@ -144,7 +144,7 @@ def test_cut_resets_what_is_open_and_refuses_what_is_new_until_opened(network):
 
 
 def test_deaf_keeps_connections_open_but_passes_nothing_then_delivers(network):
-    with socket.create_connection(NEAR, timeout=2) as sock:
+    with socket.create_connection(NEAR, timeout=30) as sock:
         sock.sendall(b"a")
         assert sock.recv(1) == b"a"
         network("deaf")
@@ -152,14 +152,14 @@ def test_deaf_keeps_connections_open_but_passes_nothing_then_delivers(network):
         sock.settimeout(0.4)
         with pytest.raises(TimeoutError):
             sock.recv(1)
-        assert reach() == "silent"
+        assert reach(within=0.4) == "silent"
         network("open")
-        sock.settimeout(2)
+        sock.settimeout(30)
         assert sock.recv(1) == b"b"
 
 
 def test_deaf_hides_even_the_death_of_the_other_side(network, server):
-    with socket.create_connection(NEAR, timeout=2) as sock:
+    with socket.create_connection(NEAR, timeout=30) as sock:
         sock.sendall(b"a")
         assert sock.recv(1) == b"a"
         network("deaf")
@@ -168,13 +168,13 @@ def test_deaf_hides_even_the_death_of_the_other_side(network, server):
         with pytest.raises(TimeoutError):
             sock.recv(1)
         network("open")
-        sock.settimeout(2)
+        sock.settimeout(30)
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(1) == b""
 
 
 def test_slow_delays_each_way_and_not_the_throughput(network):
-    with socket.create_connection(NEAR, timeout=5) as sock:
+    with socket.create_connection(NEAR, timeout=30) as sock:
         network("slow", delay_ms=100)
         began = time.monotonic()
         for _ in range(20):
@@ -188,30 +188,32 @@ def test_slow_delays_each_way_and_not_the_throughput(network):
 
 
 def test_a_rate_lets_short_questions_pass_while_a_stream_falls_behind(network):
-    with socket.create_connection(NEAR, timeout=0.5) as stream:
+    with socket.create_connection(NEAR, timeout=30) as stream:
         stream.sendall(b"x")
         assert stream.recv(1) == b"x"
         network("slow", bytes_per_s=1000)
+        began, got = time.monotonic(), 0
         stream.sendall(b"y" * 60_000)
-        got = received_within(1.0, stream)
-        assert 16_000 < got < 18_500
+        while got <= 16_000:
+            got += received_within(1.0, stream)
+        assert got < 17_500 + 1000 * (time.monotonic() - began)
         assert reach() == "answers"
         network("open")
-        stream.settimeout(2)
+        stream.settimeout(30)
         while got < 60_000:
             got += len(stream.recv(65536))
 
 
 def test_a_dead_server_looks_refused_through_the_link_as_it_does_directly(network, server):
-    with socket.create_connection(NEAR, timeout=2) as sock:
+    with socket.create_connection(NEAR, timeout=30) as sock:
         sock.sendall(b"a")
         assert sock.recv(1) == b"a"
         server.die()
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(1) == b""
-    until(lambda: reach() == "refused", 1.0)
+    until(lambda: reach() == "refused", 10)
     again = Echo(FAR)
-    until(lambda: reach() == "answers", 1.0)
+    until(lambda: reach() == "answers", 10)
     again.die()
 
 
@@ -247,7 +249,7 @@ def test_an_address_in_use_ends_it_with_one_line(tmp_path, server):
         [sys.executable, str(LAB / "links.py"), "--control", str(tmp_path / "s"), "--link", f"a,b,{taken},{taken}"],
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=60,
         check=False,
     )
     assert ended.returncode == 1

@@ -161,11 +161,11 @@ def acked(tmp_path):
 
 def test_every_write_is_recorded_and_a_lost_row_is_found(venue_app, venue_database, resolver, load, tmp_path):
     resolver(APP_HOST)
-    running = load("--rate", "100/s", "--for", "2s")
-    summary = json.loads(running.communicate(timeout=20)[0])
+    running = load("--rate", "100/s", "--for", "5s")
+    summary = json.loads(running.communicate(timeout=120)[0])
     assert running.returncode == 0
     assert summary == json.loads((tmp_path / "t.summary.json").read_text())
-    assert 20 <= summary["acknowledged"] <= 205
+    assert 20 <= summary["acknowledged"] <= 505
     assert summary["written"] == summary["acknowledged"]
     found = count(tmp_path)
     assert (found["lost"], found["duplicated"], found["unrecorded"]) == (0, 0, 0)
@@ -189,12 +189,13 @@ def test_a_database_that_dies_costs_refusals_and_an_outage_but_no_acknowledged_w
     before = acked(tmp_path)
     until(lambda: acked(tmp_path) > before + 50)
     running.send_signal(signal.SIGTERM)
-    summary = json.loads(running.communicate(timeout=20)[0])
+    summary = json.loads(running.communicate(timeout=120)[0])
     found = count(tmp_path, "--since", died_at.isoformat())
     assert (found["lost"], found["duplicated"], found["refused_but_present"], found["unrecorded"]) == (0, 0, 0, 0)
     assert summary["refused"] > 0
     assert found["first_ack_after_s"] > 0
-    assert found["outage_s"] >= summary["outage_s"] - 0.5
+    assert found["outage_s"] > 0
+    assert count(tmp_path)["outage_s"] >= summary["outage_s"] - 0.5
 
 
 def test_after_the_ttl_half_move_and_the_others_stay_until_their_connection_breaks(
@@ -209,11 +210,10 @@ def test_after_the_ttl_half_move_and_the_others_stay_until_their_connection_brea
         return [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()[1:]]
 
     until(lambda: sum(line["outcome"] == "refused" for line in lines()) > 20)
-    late = lines()[-20:]
-    assert {line["outcome"] for line in late} == {"acked", "refused"}
+    until(lambda: {line["outcome"] for line in lines()[-20:]} == {"acked", "refused"})
     venue_app.kill()
     until(lambda: {line["outcome"] for line in lines()[-20:]} == {"refused"})
     running.terminate()
-    running.communicate(timeout=20)
+    running.communicate(timeout=120)
     found = count(tmp_path)
     assert (found["lost"], found["duplicated"], found["unrecorded"]) == (0, 0, 0)

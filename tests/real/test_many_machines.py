@@ -19,14 +19,14 @@ from patience import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 GATE = ("127.0.11.40", 7001)
-TTL_S = 3.0
+TTL_S = 8.0
 BOOK = f"""
 runbook: move
 steps:
   - id: app
     action: traffic.shift
     with: {{at: east, to: target, pool: app}}
-    timeout: 20s
+    timeout: 60s
   - id: gate
     action: health.tcp
     with: {{address: "{GATE[0]}:{GATE[1]}", times: 1}}
@@ -34,7 +34,7 @@ steps:
   - id: admin
     action: traffic.shift
     with: {{at: east, to: target, pool: admin}}
-    timeout: 20s
+    timeout: 60s
     restores: application
 """
 STEPS = ("app", "gate", "admin")
@@ -119,11 +119,16 @@ class Shop:
         until(lambda: self.state() == "COMPLETED", 60, "Prefect shows the end")
         until(lambda: self.tasks() == dict.fromkeys(STEPS, "COMPLETED"), 60, "Prefect shows every step")
         by_run = {"artifacts": {"flow_run_id": {"any_": [self.flow_run]}}}
-        keys = {a["key"] for a in self.plant.ask("POST", "artifacts/filter", by_run)}
-        assert {f"move-{self.name}-report", f"move-{self.name}-rto"} <= keys
+        wanted = {f"move-{self.name}-report", f"move-{self.name}-rto"}
+
+        def shown() -> bool:
+            return wanted <= {a["key"] for a in self.plant.ask("POST", "artifacts/filter", by_run)}
+
+        until(shown, 60, "Prefect shows the results")
         named = {"flow_runs": {"name": {"like_": self.name}}}
-        others = [r["id"] for r in self.plant.ask("POST", "flow_runs/filter", named)]
-        assert set(others) <= {self.flow_run}
+        found = self.plant.ask("POST", "flow_runs/filter", named)
+        # twice an hour there is one of the schedule of readiness, too
+        assert {r["id"] for r in found if not r["auto_scheduled"]} <= {self.flow_run}
 
 
 @pytest.fixture
@@ -141,7 +146,7 @@ def shop(plant: Plant, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
     (folder / "system.yaml").write_text(
         f"system: {name}\nsites: {{west: {{}}, east: {{}}}}\nobjectives: {{application: {{rto: 10m}}}}\ncomponents:\n"
         f"  lease: {json.dumps({**lease, 'ttl': f'{TTL_S:g}s'})}\n"
-        f"  traffic:\n    provider: traffic.haproxy\n    timeout: 2s\n    sites:\n"
+        f"  traffic:\n    provider: traffic.haproxy\n    timeout: 15s\n    sites:\n"
         f"      west: {{socket: '{socket_file}', state_file: '{plant.folder}/haproxy/state'}}\n"
         f"      east: {{socket: '{socket_file}', state_file: '{plant.folder}/haproxy/state'}}\n"
     )
@@ -211,8 +216,8 @@ def test_a_machine_and_a_server_are_lost_and_the_other_machine_goes_on(plant: Pl
         assert TTL_S < report["objectives"]["application"]["actual_s"] <= since_s
         # the machine comes back, with a run that never ended: it is not gone on with a second time
         lost.start()
-        until(lambda: "began on another machine" in lost.log(), 90, "the lost machine leaves its run alone")
-        assert "GIVING UP" in lost.log()
+        told = ("GIVING UP", "began on another machine")
+        until(lambda: all(word in lost.log() for word in told), 90, "the lost machine leaves its run alone")
         assert not shop.count(lost, "run_resumed")
         assert shop.intents() == {"app": 1, "admin": 1}
     finally:

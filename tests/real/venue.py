@@ -56,14 +56,19 @@ class Server:
         subprocess.run(argv, check=True, capture_output=True, cwd="/", **ids)
 
     def start(self):
+        self.spawn()
+        until(self.answers)
+
+    def spawn(self):
         ids = {"user": self.who.pw_uid, "group": self.who.pw_gid, "extra_groups": []} if self.who else {}
         with (self.data.parent / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [need("postgres"), "-D", self.data], stderr=log, stdout=log, cwd="/", start_new_session=True, **ids
             )
-        until(self.answers)
 
     def answers(self):
+        if self.process.poll() is not None:
+            self.spawn()  # it does not start while a child of a killed one is not wholly gone
         try:
             self.admin("postgres").close()
         except psycopg.OperationalError:
@@ -80,19 +85,19 @@ class Server:
         return [self.process.pid, *map(int, children)]
 
     def kill(self):
-        for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self.process.wait()
 
     def stop(self):
         if self.process and self.process.poll() is None:
             self.signal(signal.SIGCONT)
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(10)
+            self.process.wait(60)
 
     def signal(self, number):
         for pid in self.processes():
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # a child that ended meanwhile
+                os.kill(pid, number)
 
 
 @contextlib.contextmanager
@@ -147,7 +152,7 @@ def running_app(database, folder):
     def serving():
         assert process.poll() is None, (folder / "app.log").read_text()
         try:
-            return httpx.get(f"{URL}/readyz").status_code == 200
+            return httpx.get(f"{URL}/readyz", timeout=30).status_code == 200
         except httpx.TransportError:
             return False
 
