@@ -31,8 +31,8 @@ import traffic
 from layout import NotReady, Options, Part
 from registry import LabError
 
-PART_S = 30.0
-SYSTEM_S = 20.0
+PART_S = 90.0
+SYSTEM_S = 60.0
 AGAIN_S = 0.03
 
 Say = Callable[[str, str, float], None]

@@ -34,7 +34,7 @@ import layout
 import registry
 from registry import LabError
 
-START_S = 30.0
+START_S = 60.0
 STOP_S = 20.0
 
 

@@ -238,7 +238,7 @@ def stop(process: Process, timeout: float, signal: int = signals.SIGTERM) -> boo
     return orderly
 
 
-def destroy(process: Process, timeout: float = 5.0) -> None:
+def destroy(process: Process, timeout: float = 30.0) -> None:
     """SIGKILL the process and every member, and wait until none is left. Raises LabError after ``timeout`` seconds."""
     until = time.monotonic() + timeout
     while left := members(process):

@@ -65,7 +65,7 @@ class LabFailed(RelightError):
     """A command of the lab did not end well; the message holds the end of what it said."""
 
 
-def lab(*words: str, timeout_s: float = 180.0) -> str:
+def lab(*words: str, timeout_s: float = 400.0) -> str:
     """Run one command of the lab and return its standard output. Raises LabFailed."""
     script = places.data("deployments") / "lab" / "lab.py"
     try:
@@ -173,7 +173,7 @@ def _until_acknowledged(acks: Path, count: int, since: datetime) -> None:
             raise NotYet(f"{good} of {count} writes were acknowledged; see the load client's log in the lab's folder")
 
     for attempt in Retrying(
-        stop=stop_after_delay(30), wait=wait_fixed(0.1), retry=retry_if_exception_type(NotYet), reraise=True
+        stop=stop_after_delay(120), wait=wait_fixed(0.1), retry=retry_if_exception_type(NotYet), reraise=True
     ):
         with attempt:
             probe()

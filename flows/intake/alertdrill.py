@@ -23,7 +23,7 @@ from tasks.errors import RelightError
 
 LISTEN = "127.0.3.42:8420"
 """Where the lab's Alertmanager posts to."""
-READY_S, ALERT_S, RUN_S = 30.0, 60.0, 600.0
+READY_S, ALERT_S, RUN_S = 90.0, 180.0, 600.0
 TICK_S = 0.1
 
 

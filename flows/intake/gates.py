@@ -41,7 +41,10 @@ def judge(event: Event, rule: Rule, loaded: Loaded, facts: Facts) -> Decision:
 
 
 async def reached(references: tuple[str, ...], seconds: float = 1.0) -> dict[str, bool]:
-    """Which of the reference targets take a connection, all asked at once."""
+    """Which of the reference targets take a connection, all asked at once; who does not is asked once more.
+
+    An engine that stood still for a moment hears nobody, and is not cut off for that.
+    """
 
     async def one(address: str) -> bool:
         host, _, port = address.rpartition(":")
@@ -52,4 +55,8 @@ async def reached(references: tuple[str, ...], seconds: float = 1.0) -> dict[str
             return True
         return False
 
-    return dict(zip(references, await asyncio.gather(*(one(a) for a in references)), strict=True))
+    found = dict.fromkeys(references, False)
+    for _ in range(2):
+        missing = [a for a, there in found.items() if not there]
+        found |= zip(missing, await asyncio.gather(*(one(a) for a in missing)), strict=True)
+    return found
