@@ -37,8 +37,8 @@ max_wal_senders = 8
 max_replication_slots = 8
 wal_keep_size = 64MB
 wal_receiver_status_interval = 1s
-wal_receiver_timeout = 2s
-wal_sender_timeout = 2s
+wal_receiver_timeout = 6s
+wal_sender_timeout = 30s
 wal_retrieve_retry_interval = 100ms
 synchronous_standby_names = '{synchronous}'
 """
@@ -74,15 +74,15 @@ standby() {{
     > $data/postgresql.auto.conf
   cp $data/../postgresql.conf $data/ # rewind and copy bring the upstream's
   touch $data/standby.signal; chown --reference=$data $data/standby.signal $data/postgresql.auto.conf
-  run pg_ctl -D $data -w -t 20 -l {folder}/$1/log start >&2
+  run pg_ctl -D $data -w -t 60 -l {folder}/$1/log start >&2
 }}
 case $1 in
 status)
   signal=false; [ -e $data/standby.signal ] && signal=true
   running=false; if alive; then running=true; fi
   echo "{{\\"running\\": $running, \\"in_recovery_signal\\": $signal}}" ;;
-start) alive || run pg_ctl -D $data -w -t 20 -l {folder}/$2/log start >&2 ;;
-stop) alive || exit 0; run pg_ctl -D $data -m fast -w -t 10 stop >&2 ;;
+start) alive || run pg_ctl -D $data -w -t 60 -l {folder}/$2/log start >&2 ;;
+stop) alive || exit 0; run pg_ctl -D $data -m fast -w -t 60 stop >&2 ;;
 kill)
   alive || exit 0
   kill -9 $pid $(ps -o pid= --ppid $pid)
@@ -201,7 +201,7 @@ class Cluster:
         return self.folder / node / "data"
 
     def command(self, *words: str) -> None:
-        ran = subprocess.run([self.host, *words], capture_output=True, text=True, check=False, timeout=40)
+        ran = subprocess.run([self.host, *words], capture_output=True, text=True, check=False, timeout=150)
         assert ran.returncode == 0, f"{words}: {ran.stdout}{ran.stderr}"
 
     def admin(self, node: str, **more):
@@ -222,7 +222,7 @@ class Cluster:
             password="relight-secret",
             dbname="postgres",
             autocommit=True,
-            connect_timeout=3,
+            connect_timeout=30,
         )
 
     def pids(self, node: str) -> list[int]:
@@ -240,7 +240,9 @@ class Cluster:
                 os.kill(pid, number)
 
     def settings(self, **more):
-        """As a system file has them."""
+        """As a system file has them. A test that hangs a server says shorter time-outs: the others must run into none,
+        on a machine that stands still for seconds either.
+        """
         sites = {"west": "east", "east": "west"}
         nodes = {
             name: {
@@ -254,9 +256,10 @@ class Cluster:
             "database": "postgres",
             "user": "relight",
             "password": f"file:{self.folder}/relight",
-            "connect_timeout": "500ms",
-            "query_timeout": "2s",
-            "stale_after": "1500ms",
+            "connect_timeout": "5s",
+            "query_timeout": "15s",
+            "stale_after": "10s",
+            "command_timeout": "120s",
             "hosts": "hosts",
             "synchronous": self.synchronous,
             "nodes": nodes,
