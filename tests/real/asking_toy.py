@@ -74,7 +74,9 @@ class Toy:
 
     def relight(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [RELIGHT, *words]
-        return subprocess.run(command, env={**self.env, **env}, capture_output=True, text=True, check=False, timeout=150)
+        return subprocess.run(
+            command, env={**self.env, **env}, capture_output=True, text=True, check=False, timeout=150
+        )
 
     def sent(self) -> list[dict[str, Any]]:
         return notify.sent(self.folder())

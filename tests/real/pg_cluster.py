@@ -37,7 +37,7 @@ max_wal_senders = 8
 max_replication_slots = 8
 wal_keep_size = 64MB
 wal_receiver_status_interval = 1s
-wal_receiver_timeout = 6s
+wal_receiver_timeout = 4s
 wal_sender_timeout = 30s
 wal_retrieve_retry_interval = 100ms
 synchronous_standby_names = '{synchronous}'
@@ -82,7 +82,7 @@ status)
   running=false; if alive; then running=true; fi
   echo "{{\\"running\\": $running, \\"in_recovery_signal\\": $signal}}" ;;
 start) alive || run pg_ctl -D $data -w -t 60 -l {folder}/$2/log start >&2 ;;
-stop) alive || exit 0; run pg_ctl -D $data -m fast -w -t 60 stop >&2 ;;
+stop) alive || exit 0; run pg_ctl -D $data -m fast -w -t 10 stop >&2 ;;
 kill)
   alive || exit 0
   kill -9 $pid $(ps -o pid= --ppid $pid)
@@ -201,7 +201,7 @@ class Cluster:
         return self.folder / node / "data"
 
     def command(self, *words: str) -> None:
-        ran = subprocess.run([self.host, *words], capture_output=True, text=True, check=False, timeout=150)
+        ran = subprocess.run([self.host, *words], capture_output=True, text=True, check=False, timeout=120)
         assert ran.returncode == 0, f"{words}: {ran.stdout}{ran.stderr}"
 
     def admin(self, node: str, **more):
