@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from patience import until
 from pg_cluster import Cluster
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
 SCHEMA = """

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import lease_backends as backends
 from patience import until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 RELIGHT = Path(sys.executable).with_name("relight")
 GATE = ("127.0.9.70", 7001)
 

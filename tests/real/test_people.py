@@ -21,7 +21,7 @@ from patience import until
 
 from flows.engine import notify
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 class Receiver:

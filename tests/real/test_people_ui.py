@@ -28,7 +28,7 @@ from flows.engine.asking import Asking
 from flows.failover import FailoverOptions
 from tasks import tokens
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from patience import until
 from pg_cluster import PORT, Cluster
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 WEST, EAST = parse("FIRST 1 (west-pg1)"), parse("FIRST 1 (east-pg1)")
 

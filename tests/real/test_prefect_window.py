@@ -21,7 +21,7 @@ import httpx
 import pytest
 from patience import until
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 ADDRESS = "127.0.5.42"
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 ADDRESS = "127.0.5.43"
 RELIGHT = Path(sys.executable).with_name("relight")
 RESUMED_S = 10.0
