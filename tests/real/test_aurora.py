@@ -91,7 +91,7 @@ class Venue:
             "user": "relight",
             "password": f"file:{self.cluster.folder}/relight",
             "sslmode": "disable",
-            "connect_timeout": "1s",
+            "connect_timeout": "500ms",
             "query_timeout": "15s",
             "timeout": "20s",
             "poll": "50ms",
