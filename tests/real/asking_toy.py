@@ -32,7 +32,7 @@ class Toy:
         self.listener = socket.create_server((ADDRESS, 0))
         self.going: list[subprocess.Popen[str]] = []
 
-    def write(self, notify_to: str = "", timeout: str = "60s", rto: str = "10m") -> None:
+    def write(self, notify_to: str = "", timeout: str = "240s", rto: str = "10m") -> None:
         people = "\n".join(f"      {n}: {{secret: 'env:TEST_{n.upper()}'}}" for n in ("alice", "bob", "carol"))
         (self.home / "system.yaml").write_text(
             f"system: toy\nsites: {{west: {{}}, east: {{}}}}\nobjectives: {{application: {{rto: {rto}}}}}\n"
@@ -68,13 +68,15 @@ class Toy:
         until(lambda: sum(r["type"] == "approval_wanted" for r in self.records()) >= times, 30)
 
     def ended(self) -> tuple[int, dict[str, Any]]:
-        out, err = self.going[-1].communicate(timeout=90)
+        out, err = self.going[-1].communicate(timeout=150)
         assert out, err
         return self.going[-1].returncode, json.loads(out)
 
     def relight(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [RELIGHT, *words]
-        return subprocess.run(command, env={**self.env, **env}, capture_output=True, text=True, check=False, timeout=90)
+        return subprocess.run(
+            command, env={**self.env, **env}, capture_output=True, text=True, check=False, timeout=150
+        )
 
     def sent(self) -> list[dict[str, Any]]:
         return notify.sent(self.folder())

@@ -75,7 +75,7 @@ class Server:
 
     def stop(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 class Moto(Server):
@@ -104,7 +104,7 @@ class Moto(Server):
             found = session.client(
                 service,
                 endpoint_url=self.url,
-                config=Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard"}),
+                config=Config(connect_timeout=30, read_timeout=60, retries={"mode": "standard"}),
             )
             self._clients[service, region] = found
         return found

@@ -166,5 +166,5 @@ def aurora(moto: Any, plant: Plant | None = None) -> Iterator[AuroraService]:
         patch.setenv("AWS_ENDPOINT_URL_RDS", url)
         yield made
         for work in made.works:
-            work.join(30)
+            work.join(120)
     assert not made.violations, made.violations

@@ -43,7 +43,7 @@ class Way:
                 self._pairs.append((near, near))
                 continue
             try:
-                far = socket.create_connection(self.to, 2)
+                far = socket.create_connection(self.to, 30)
             except OSError:
                 near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
                 near.close()  # a reset, as the server's own host would send
@@ -184,7 +184,7 @@ class Service(Front):
 
         def work() -> None:
             if operation in self.held:
-                self.held[operation].wait(30)
+                self.held[operation].wait(250)
             threading.Event().wait(self.takes_s)
             try:
                 then()
@@ -347,5 +347,5 @@ def service(moto: Any, plant: Plant | None = None) -> Iterator[Service]:
         patch.setenv("AWS_ENDPOINT_URL_RDS", url)
         yield made
         for work in made.works:
-            work.join(30)
+            work.join(120)
     assert not made.violations, made.violations

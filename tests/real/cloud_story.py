@@ -43,7 +43,7 @@ class Run:
             guard=guard,
         )
 
-    async def step(self, action: Any, *, attempts: int = 1, left_s: float = 60.0) -> dict[str, Any]:
+    async def step(self, action: Any, *, attempts: int = 1, left_s: float = 150.0) -> dict[str, Any]:
         """Facts of a step that ended well. Raises what its last attempt raised."""
         intended: list[dict[str, Any]] = []
         while True:

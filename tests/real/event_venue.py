@@ -346,7 +346,7 @@ class Account:
             self.lag.close()
         for process in self.processes:
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
     # ---- a region that is dark ----
 
@@ -403,7 +403,7 @@ class Account:
         of_its_own = ("nodes", "password", "connect_timeout")
         parts["database"].update({k: v for k, v in like.items() if k not in of_its_own}, engine_version="15")
         # What is dark is waited for that long, and a slow machine may need it.
-        parts["database"].update(connect_timeout="2s", timeout="5s", stale_after="3s")
+        parts["database"].update(connect_timeout="2s", timeout="20s", stale_after="3s")
         parts["pooler"]["sites"] = {s: f"{d}:{POOLER}" for s, d in DOOR.items()}
         parts["cache"]["sites"] = {s: {"address": f"{d}:{CACHE}"} for s, d in DOOR.items()}
         parts["cdn"]["distribution"] = self.edge
@@ -415,7 +415,7 @@ class Account:
         aliases = {s: {"alias": {"hosted_zone": LB_ZONE, "name": f"{d}."}} for s, d in DOOR.items()}
         parts["dns"].update(
             hosted_zone=self.zone, servers=list(self.zones.servers), resolvers=[self.zones.servers[1]], poll="50ms",
-            dns_timeout="2s",
+            dns_timeout="10s",
         )  # fmt: skip
         parts["dns"]["names"]["app.venue.example"]["A"] = aliases
 
@@ -426,7 +426,7 @@ class Account:
         found = set()
         for server in self.zones.servers:
             host, _, port = server.rpartition(":")
-            reply = dns.query.udp(dns.message.make_query(NAME, "A"), host, port=int(port), timeout=3)
+            reply = dns.query.udp(dns.message.make_query(NAME, "A"), host, port=int(port), timeout=30)
             found |= {str(r) for rrset in reply.answer for r in rrset}
         return {s for s, d in DOOR.items() if d in found}
 
@@ -548,7 +548,7 @@ class Project(Account):
         nodes["east"]["address"] = east
         parts["database"].update(
             project=REF, name="venue", organization=ORGANIZATION, token="env:SUPABASE_TOKEN", api=self.api.url,
-            user="relight", password=f"file:{self.cluster.folder}/relight", sslmode="disable", timeout="5s",
+            user="relight", password=f"file:{self.cluster.folder}/relight", sslmode="disable", timeout="20s",
             poll="50ms", patience="5s", build_timeout="60s",
         )  # fmt: skip
         self._dns(parts)

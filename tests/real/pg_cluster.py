@@ -37,8 +37,8 @@ max_wal_senders = 8
 max_replication_slots = 8
 wal_keep_size = 64MB
 wal_receiver_status_interval = 1s
-wal_receiver_timeout = 2s
-wal_sender_timeout = 2s
+wal_receiver_timeout = 4s
+wal_sender_timeout = 30s
 wal_retrieve_retry_interval = 100ms
 synchronous_standby_names = '{synchronous}'
 """
@@ -242,7 +242,9 @@ class Cluster:
                 os.kill(pid, number)
 
     def settings(self, **more):
-        """As a system file has them."""
+        """As a system file has them. A test that hangs a server says shorter time-outs: the others must run into none,
+        on a machine that stands still for seconds either.
+        """
         sites = {"west": "east", "east": "west"}
         nodes = {
             name: {
@@ -256,9 +258,10 @@ class Cluster:
             "database": "postgres",
             "user": "relight",
             "password": f"file:{self.folder}/relight",
-            "connect_timeout": "500ms",
-            "query_timeout": "2s",
-            "stale_after": "1500ms",
+            "connect_timeout": "5s",
+            "query_timeout": "15s",
+            "stale_after": "10s",
+            "command_timeout": "120s",
             "hosts": "hosts",
             "synchronous": self.synchronous,
             "nodes": nodes,

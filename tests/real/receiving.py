@@ -109,7 +109,7 @@ class Serve:
                 self.process.wait(15)
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait(5)
+                self.process.wait(60)
             self.process = None
 
     def ask(

@@ -75,7 +75,7 @@ def around(component: str, clock: Any = None, system: str = "venue") -> Any:
     return SimpleNamespace(system=system, component=component, sites=SITES, clock=clock, components={}.__getitem__)
 
 
-def context(components: dict[str, Any], *, left_s: float = 20.0, guard: Any = lambda: None, **more: Any) -> Context:
+def context(components: dict[str, Any], *, left_s: float = 120.0, guard: Any = lambda: None, **more: Any) -> Context:
     """A run from west to east that is at its first step."""
     clock = LoopClock()
     run = RunInfo(more.pop("run_id", "run-1"), "venue", "failover", "forced", 1, "2026-11-26T00:00:00+00:00")
@@ -118,7 +118,7 @@ class Told:
     async def becomes(self, label: str, look: Callable[[], Awaitable[Any]], wanted: Any) -> None:
         """Until ``look`` gives ``wanted``: what is true in the end counts, not when."""
         seen = None
-        for _ in range(200):
+        for _ in range(1200):
             seen = await look()
             if seen == wanted:
                 break

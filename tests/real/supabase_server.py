@@ -89,6 +89,8 @@ class Supabase:
     frozen: bool = False
     """A new size of the pool is answered as asked, and takes no effect."""
     limit: int = 60
+    retry_s: int = 1
+    """What a request above the limit is told to wait."""
     times: deque[float] = field(default_factory=deque)
     works: list[threading.Timer] = field(default_factory=list)
     url: str = ""
@@ -110,7 +112,9 @@ class Supabase:
             self.times.popleft()
         self.times.append(now)
         if len(self.times) > self.limit or fault == "429":
-            return Response('{"message": "ThrottlerException: Too Many Requests"}', 429, {"Retry-After": "1"})
+            return Response(
+                '{"message": "ThrottlerException: Too Many Requests"}', 429, {"Retry-After": str(self.retry_s)}
+            )
         if fault == "403":  # a fine-grained token without database_pooling_config_write, say
             return _json({"message": "Your account does not have the necessary privileges"}, 403)
         if fault == "503":
@@ -270,5 +274,5 @@ def supabase() -> Iterator[Supabase]:
         made.url = url
         yield made
         for work in made.works:
-            work.join(30)
+            work.join(120)
     assert not made.violations, made.violations

@@ -21,7 +21,7 @@ from tasks.database.aurora import PROVIDER
 from tasks.database.protocol import Database, Drained, Operated, Witnessed
 from tasks.errors import EffectUnknown, LossAboveBudget, NotFenced, NotYet, Rejected, UnhealthyTarget
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 PROVIDER_NAME = "database.aurora"
 
 WEST, EAST = "venue-west", "venue-east"
@@ -91,12 +91,13 @@ class Venue:
             "user": "relight",
             "password": f"file:{self.cluster.folder}/relight",
             "sslmode": "disable",
-            "connect_timeout": "300ms",
-            "timeout": "2s",
+            "connect_timeout": "500ms",
+            "query_timeout": "15s",
+            "timeout": "20s",
             "poll": "50ms",
-            "change_timeout": "15s",
-            "promote_timeout": "10s",
-            "build_timeout": "20s",
+            "change_timeout": "60s",
+            "promote_timeout": "60s",
+            "build_timeout": "90s",
             "nodes": {"west": node("west", REGION, WEST), "east": node("east", OTHER_REGION, EAST)},
         }
 
@@ -153,7 +154,7 @@ def test_forced_failover_by_the_service(venue):
         with pytest.raises(NotYet, match="bringing west back itself"):
             await db.follow("west", "east")
         await asyncio.to_thread(venue.rds.back, WEST, venue.arns[WEST], EAST)
-        facts = await run.step(Rejoin(site="west"), attempts=20)
+        facts = await run.step(Rejoin(site="west"), attempts=200)
         assert facts["outcome"] == "already" or facts["how"]["west"] == "by Aurora itself"
         await run.step(Follow())
 
@@ -174,7 +175,7 @@ def test_planned_switchover_loses_nothing(venue):
             before[:17] + "00+00:00"
         )  # moto's minutes are whole: that of the fence began then
         venue.rds.lag(EAST, OTHER_REGION, 0)
-        await later.step(CatchUp(site="target"), left_s=20)
+        await later.step(CatchUp(site="target"), left_s=100)
         facts = await later.step(PROMOTE)
         assert facts["rpo"]["proven_zero"]
         assert calls(venue) == ["SwitchoverGlobalCluster"]

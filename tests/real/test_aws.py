@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real
 
 def with_aws(test, **account):
     async def main():
-        way = Aws(Account.model_validate({"timeout": "2s", **account}), "component")
+        way = Aws(Account.model_validate({"timeout": "20s", **account}), "component")
         try:
             await test(way)
         finally:

@@ -14,14 +14,14 @@ pytestmark = pytest.mark.real
 CONTROL = "arn:aws:route53-recovery-control::123456789012:controlpanel/abc/routingcontrol/def"
 
 
-def client(service, read_timeout=1, **more):
+def client(service, read_timeout=60, **more):
     config = Config(retries={"total_max_attempts": 1}, read_timeout=read_timeout, **more)
     return boto3.session.Session().client(service, region_name=REGION, config=config)
 
 
 def test_what_no_handler_answers_goes_to_the_server_behind(aws):
     with front("sqs", aws.url) as it:
-        sqs = client("sqs", read_timeout=20)
+        sqs = client("sqs")
         sqs.create_queue(QueueName="q")
         assert aws.client("sqs").list_queues()["QueueUrls"][0].endswith("/q")
         assert it.operations() == ["CreateQueue"]
@@ -44,7 +44,7 @@ READS = {
 @pytest.mark.parametrize(("service", "call"), READS.items())
 def test_every_protocol_is_read_and_passed_on(aws, service, call):
     with front(service, aws.url) as it:
-        one = client(service, read_timeout=20)  # moto reads a service's code at its first call
+        one = client(service)  # moto reads a service's code at its first call
         assert getattr(one, call)()["ResponseMetadata"]["HTTPStatusCode"] == 200
         assert len(it.heard) == 1
         one.close()
@@ -52,8 +52,8 @@ def test_every_protocol_is_read_and_passed_on(aws, service, call):
 
 def test_faults_in_order(aws):
     with front("sqs", aws.url) as it:
-        sqs = client("sqs")
-        it.order("CreateQueue", "lost", "dropped", "503", "OverLimit", 2.0)
+        sqs, impatient = client("sqs"), client("sqs", read_timeout=1)
+        it.order("CreateQueue", "lost", "dropped", "503", "OverLimit", 4.0)
         with pytest.raises(ConnectionClosedError):
             sqs.create_queue(QueueName="lost")
         with pytest.raises(ConnectionClosedError):
@@ -64,9 +64,10 @@ def test_faults_in_order(aws):
             assert e.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
         assert e.value.response["Error"]["Code"].endswith("OverLimit")
         with pytest.raises(ReadTimeoutError):
-            sqs.create_queue(QueueName="slow")
+            impatient.create_queue(QueueName="slow")
         assert [u.rpartition("/")[2] for u in aws.client("sqs").list_queues()["QueueUrls"]] == ["lost"]
         sqs.close()
+        impatient.close()
 
 
 def test_handlers_answer_and_refuse_in_the_words_of_the_model(aws):

@@ -40,7 +40,7 @@ KEYS = tuple(f"/venue/{n}" for n in range(12))
 
 VCL = """\
 vcl 4.1;
-backend default { .host = "127.0.0.1"; .port = "%d"; .first_byte_timeout = 5s; }
+backend default { .host = "127.0.0.1"; .port = "%d"; .first_byte_timeout = 60s; }
 sub vcl_recv {
     if (req.method == "BAN") { ban("obj.status != 0"); return (synth(200, "banned")); }
 }
@@ -103,7 +103,7 @@ def origin():
     yield server
     server.shutdown()
     server.server_close()
-    thread.join(5)
+    thread.join(60)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def varnish(tmp_path_factory, origin):
         yield SimpleNamespace(port=port, server=server)
     finally:
         server.process.terminate()
-        server.process.wait(10)
+        server.process.wait(60)
 
 
 class Way:
@@ -155,7 +155,7 @@ class ByRedis(Way):
     def settings(self, **more):
         site = {"address": f"127.0.0.1:{self.redis.port}", "fill": self.fill}
         password = f"file:{self.tmp_path}/secret"
-        return {"timeout": "2s", "password": password, "sites": {"west": site, "east": site}, **more}
+        return {"timeout": "20s", "password": password, "sites": {"west": site, "east": site}, **more}
 
     def tell(self, test, **more):
         strict.with_provider(redis.PROVIDER, self.settings(**more), "cache", test)
@@ -168,7 +168,7 @@ class ByVarnish(Way):
 
     def tell(self, test):
         site = {"url": f"http://127.0.0.1:{self.varnish.port}"}
-        settings = {"timeout": "2s", "hit_header": "X-Cache", "sites": {"west": site, "east": site}}
+        settings = {"timeout": "20s", "hit_header": "X-Cache", "sites": {"west": site, "east": site}}
 
         async def clean(cache):
             await cache.flush("east", "before")
@@ -415,7 +415,7 @@ def test_a_lost_reply_to_a_flush_is_unknown_and_the_next_look_knows(by_redis):
         server = await asyncio.start_server(Deaf(by_redis.redis.port, b"FLUSHDB").serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         sites = {"east": {"address": f"127.0.0.1:{port}"}}
-        settings = redis.PROVIDER.Settings.model_validate(by_redis.settings(sites=sites, timeout="400ms"))
+        settings = redis.PROVIDER.Settings.model_validate(by_redis.settings(sites=sites, timeout="2s"))
         through = redis.PROVIDER(settings, strict.around("cache"))
         ctx = strict.context({"cache": through})
         with pytest.raises(EffectUnknown, match="no answer to flushing"):
@@ -437,7 +437,7 @@ def test_varnish_that_refuses_hangs_or_is_gone(by_varnish):
             await cache.has("east", "venue")
 
     strict.with_provider(
-        http.PROVIDER, {"flush_method": "PURGEALL", "timeout": "2s", "sites": {"east": site}}, "cache", refused
+        http.PROVIDER, {"flush_method": "PURGEALL", "timeout": "20s", "sites": {"east": site}}, "cache", refused
     )
 
     async def gone(cache):

@@ -79,7 +79,7 @@ def distribution(server):
 
 def cloudfront(distribution, test, **more):
     sites = {"west": {"id": "west"}, "east": {"id": "east"}}
-    settings = {"timeout": "3s", "distribution": distribution.id, "sites": sites, **more}
+    settings = {"timeout": "30s", "distribution": distribution.id, "sites": sites, **more}
     strict.with_provider(PROVIDER, settings, "cdn", test)
 
 

@@ -19,7 +19,7 @@ from test_rds import EAST, WEST
 from flows.reviews import run
 from tasks import aws_secrets
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 GROUPS = {"west": ("venue-west", WEST, 55.0), "east": ("venue-east", EAST, 45.0)}
 """Site -> its Auto Scaling group, its DB instance, how busy its servers are (%)."""
 

@@ -28,7 +28,7 @@ from tasks.simulation import Process, ProcessClock, Simulation, enter
 from tasks.world import World
 from tasks.world_parts import Node
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 FENCE, PROMOTE = Fence(site="failed"), Promote(site="target")
 
 
@@ -43,7 +43,7 @@ class Teller:
 
     async def tell(self, label: str, run: Run, action: Any, *keys: str, attempts: int = 5) -> dict[str, Any]:
         try:
-            facts = await run.step(action, attempts=attempts, left_s=20)
+            facts = await run.step(action, attempts=attempts, left_s=100)
         except RelightError as e:
             name = next(c.__name__ for c in type(e).__mro__ if c.__module__ == "tasks.errors")
             self.told.append((label, name))

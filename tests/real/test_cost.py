@@ -73,7 +73,7 @@ def bill(*results):
 def ask(work, **settings):
     async def main():
         around = Surroundings("shop", "cost", ("north", "south"), LoopClock(), lambda name: name)
-        found = CostExplorer(CostExplorerSettings.model_validate({"timeout": "2s", **settings}), around)
+        found = CostExplorer(CostExplorerSettings.model_validate({"timeout": "20s", **settings}), around)
         try:
             return await work(found)
         finally:
@@ -180,7 +180,7 @@ def shop(folder, **cost):
         "system": "shop",
         "sites": {"north": {}, "south": {}},
         "objectives": {"application": {"rto": "5m"}},
-        "components": {"cost": {"provider": "cost.cost_explorer", "timeout": "2s"}},
+        "components": {"cost": {"provider": "cost.cost_explorer", "timeout": "20s"}},
         "auto_scaling": {
             "min_instances": 2,
             "max_instances": 10,

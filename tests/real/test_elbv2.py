@@ -91,7 +91,7 @@ def settings(**more):
     groups = {"west-app": {"site": "west"}, "east-app": {"site": "east", "weight": 80}}
     pool = {"healthy": 2, "groups": groups} | more.pop("pool", {})
     west = {"region": ground.REGION, "load_balancer": "venue", "pools": {"app": pool}}
-    return {"timeout": "3s", "sites": {"west": west}, **more}
+    return {"timeout": "30s", "sites": {"west": west}, **more}
 
 
 def elb(test, **more):

@@ -26,7 +26,7 @@ from flows.engine import export, launch
 from tasks import aws_secrets
 from tasks.aws import HEARD
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 VARS = {
     "approvals": "0",
     "scheme": "http",

@@ -21,7 +21,7 @@ from patience import until
 
 from flows.engine import notify
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 class Receiver:
@@ -107,7 +107,7 @@ def test_one_of_the_command_line_and_one_signed_elsewhere_let_it_go_on(toy: Toy,
     assert json.loads(handed.stdout)["counted"] is True
     code, report = toy.ended()
     assert (code, report["verdict"]) == (0, "succeeded")
-    assert time.monotonic() - before < 20
+    assert time.monotonic() - before < 100
     step = next(s for s in report["steps"] if s["id"] == "approve")
     assert [(a["by"], a["comment"]) for a in step["evidence"]["approved"]] == [("alice", "seen it"), ("bob", "")]
     assert report["phases"]["approve_s"] > 0.5
@@ -119,12 +119,12 @@ def test_one_of_the_command_line_and_one_signed_elsewhere_let_it_go_on(toy: Toy,
 
 
 def test_silence_is_refused_and_counted_as_waiting(toy: Toy) -> None:
-    toy.write(timeout="5s")
+    toy.write(timeout="12s")
     toy.start()
     code, report = toy.ended()
     assert (code, report["verdict"]) == (3, "refused")
     assert "not approved" in report["reason"]
-    assert 3 < report["phases"]["approve_s"] < 6
+    assert 3 < report["phases"]["approve_s"] < 12
 
 
 def test_a_killed_engine_is_resumed_and_counts_what_was_said_meanwhile(toy: Toy) -> None:
@@ -144,7 +144,7 @@ def test_people_are_told_and_what_hangs_or_fails_delays_nothing(toy: Toy, receiv
     good, deaf, broken = receiver(), receiver(deaf=True), receiver(status=500)
     toy.env |= {"TO_GOOD": good.url, "TO_DEAF": deaf.url, "TO_BROKEN": broken.url}
     toy.write(
-        "{secret_url: 'env:TO_DEAF', timeout: 1s}, {secret_url: 'env:TO_GOOD'},"
+        "{secret_url: 'env:TO_DEAF', timeout: 2s}, {secret_url: 'env:TO_GOOD'},"
         " {secret_url: 'env:TO_BROKEN', events: [end]}, {secret_url: 'env:TO_NOBODY', events: [start]}",
         rto="4s",
     )
@@ -159,7 +159,7 @@ def test_people_are_told_and_what_hangs_or_fails_delays_nothing(toy: Toy, receiv
     code, report = toy.ended()
     assert (code, report["verdict"]) == (1, "objective_missed")
     last = next(r for r in toy.records() if r["type"] == "outcome" and r["step"] == "last")
-    assert last["duration_s"] < 1
+    assert last["duration_s"] < 2
     until(lambda: good.titles()[-1:] == ["ask of toy: objective missed"])
     assert len([t for t in good.titles() if "objective of" in t]) == 3
     assert good.titles()[0] == "ask of toy began (forced): west → east"
@@ -168,7 +168,8 @@ def test_people_are_told_and_what_hangs_or_fails_delays_nothing(toy: Toy, receiv
         return {s["why"] for s in toy.sent() if s["to"] == f"env:{name}"}
 
     until(lambda: len([s for s in toy.sent() if s["to"] == "env:TO_DEAF"]) == 6)
-    assert why("TO_DEAF") == {"no answer within 1 s"}
+    assert why("TO_DEAF") == {"no answer within 2 s"}
+    until(lambda: why("TO_BROKEN"))
     assert why("TO_BROKEN") == {"the receiver did not take it"}
     assert why("TO_NOBODY") == {"secret env:TO_NOBODY is not set or empty. Set it where the engine runs."}
     assert why("TO_GOOD") == {""}
@@ -196,16 +197,21 @@ def test_the_death_of_an_engine_is_told_and_its_resume_too(toy: Toy, receiver: C
 def test_an_alert_without_a_run_is_told(
     toy: Toy, receiver: Callable[..., Receiver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good, other = receiver(), receiver()
-    toy.write("{secret_url: 'env:TO_GOOD', events: [alert]}, {secret_url: 'env:TO_OTHER', events: [end]}")
+    good, other, deaf = receiver(), receiver(), receiver(deaf=True)
+    toy.write(
+        "{secret_url: 'env:TO_GOOD', events: [alert]}, {secret_url: 'env:TO_OTHER', events: [end]},"
+        " {secret_url: 'env:TO_DEAF', events: [alert], timeout: 40s}"
+    )
+    monkeypatch.setenv("TO_DEAF", deaf.url)
     monkeypatch.setenv("TO_GOOD", good.url)
     monkeypatch.setenv("TO_OTHER", other.url)
     monkeypatch.setenv("RELIGHT_STATE", str(toy.state))
     toy.state.mkdir()
     before = time.monotonic()
     notify.alert(toy.home, "toy: signals disagree", "Prometheus says down, the replicas say up")
-    assert time.monotonic() - before < 0.1
+    assert time.monotonic() - before < 10, "it waits for nobody"
     until(lambda: good.titles() == ["toy: signals disagree"])
     until(lambda: notify.sent(toy.state))
     assert other.got == []
+    deaf.released.set()
     until(lambda: all(c.poll() is not None for c in notify._children))

@@ -15,7 +15,7 @@ import pytest
 
 from flows.engine import places
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 RELIGHT = Path(sys.executable).with_name("relight")
 KEYS = {f"RELIGHT_{n.upper()}": f"the secret of {n}, long" for n in ("alice", "bob", "carol")}
 
@@ -52,7 +52,7 @@ class Asking:
         return until(found, 60)[0]
 
     def ended(self) -> tuple[int, dict[str, Any]]:
-        out, err = self.process.communicate(timeout=120)
+        out, err = self.process.communicate(timeout=300)
         assert out, err
         return self.process.returncode, json.loads(out)
 
@@ -90,10 +90,10 @@ def start_primary(lab: Any, until: Callable[..., Any]) -> None:
 
 def test_silence_refuses_and_nothing_was_cut_off(lab: Any, asking: Callable[[str], Asking]) -> None:
     kill_primary(lab)
-    code, report = asking("8s").ended()
+    code, report = asking("15s").ended()
     assert (code, report["verdict"]) == (3, "refused")
     assert "not approved: 0 of 1 approved" in report["reason"]
-    assert 5 < report["phases"]["approve_s"] < 8
+    assert 5 < report["phases"]["approve_s"] < 15
     assert [step(report, s)["outcome"] for s in ("approve", "fence", "promote")] == ["failed", "skipped", "skipped"]
     assert lab.roles()["east-pg1"] == "replica"
 
@@ -102,7 +102,7 @@ def test_a_failure_that_ended_while_people_decided_is_not_failed_over(
     lab: Any, asking: Callable[[str], Asking], until: Callable[..., Any]
 ) -> None:
     kill_primary(lab)
-    going = asking("150s")
+    going = asking("280s")
     going.asked(until)
     start_primary(lab, until)
     assert lab.relight("approve", "last", "--as", "alice").code == 0
@@ -119,7 +119,7 @@ def test_approved_in_mid_run_it_fails_over(
     start_primary(lab, until)
     with lab.load() as load:
         kill_primary(lab)
-        going = asking("150s")
+        going = asking("280s")
         figures = going.asked(until)["figures"]
         assert figures["loss"]["proven_zero"] is True
         assert figures["point_of_no_return"] == "promote"
@@ -137,6 +137,6 @@ def test_approved_in_mid_run_it_fails_over(
     approved = step(report, "approve")
     assert [a["by"] for a in approved["evidence"]["approved"]] == ["bob"]
     assert approved["evidence"]["failure_again"]
-    assert report["phases"]["approve_s"] == pytest.approx(approved["evidence"]["waited_s"], abs=2)
+    assert report["phases"]["approve_s"] == pytest.approx(approved["evidence"]["waited_s"], rel=0.5, abs=3)
     assert lab.primary().startswith("east")
     assert load.counted()["lost"] == 0

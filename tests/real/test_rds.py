@@ -25,7 +25,7 @@ from tasks.network import Sockets
 from tasks.quotas import Allowance
 from tasks.readiness import Asked, Part
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 PROVIDER_NAME = "database.rds"
 
 WEST, EAST = "venue-west", "venue-east"
@@ -92,13 +92,14 @@ class Venue:
             "user": "relight",
             "password": f"file:{self.cluster.folder}/relight",
             "sslmode": "disable",
-            "connect_timeout": "300ms",
-            "timeout": "2s",
+            "connect_timeout": "500ms",
+            "query_timeout": "15s",
+            "timeout": "20s",
             "poll": "50ms",
-            "stale_after": "1500ms",
-            "change_timeout": "15s",
-            "promote_timeout": "10s",
-            "build_timeout": "20s",
+            "stale_after": "10s",
+            "change_timeout": "60s",
+            "promote_timeout": "60s",
+            "build_timeout": "90s",
             "nodes": {"west": node("west", REGION, WEST), "east": node("east", OTHER_REGION, EAST)},
             **more,
         }
@@ -208,10 +209,10 @@ def test_a_fence_is_taken_back_while_nobody_was_promoted(venue):
         assert [g["VpcSecurityGroupId"] for g in venue.shown(WEST, REGION)["VpcSecurityGroups"]] == [
             venue.groups[REGION][1]
         ]
-        await FENCE.undo(run.context(30), facts["before"])
+        await FENCE.undo(run.context(100), facts["before"])
         probe = await db.try_write("west", "direct")
         assert probe.outcome == "accepted", probe
-        await FENCE.undo(run.context(30), facts["before"])  # and again: nothing is left to do
+        await FENCE.undo(run.context(100), facts["before"])  # and again: nothing is left to do
 
     venue.play(story)
     assert [g["VpcSecurityGroupId"] for g in venue.shown(WEST, REGION)["VpcSecurityGroups"]] == [
@@ -322,7 +323,7 @@ def test_a_quarantine_without_a_restart_is_no_fence(venue):
         with pytest.raises(NotFenced, match="which proves nothing"):
             await run.step(PROMOTE)
 
-    venue.play(story, change_timeout="3s")
+    venue.play(story, change_timeout="6s")
 
 
 def test_a_promotion_waits_for_rds_to_be_done(venue):

@@ -13,8 +13,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from patience import until
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 WEST_PG1 = "127.0.1.31"
 EAST = ("east-pg1", "east-pg2")
@@ -40,13 +41,23 @@ def set_as_superuser(lab: Any, statement: str, back: str) -> Iterator[None]:
     with psycopg.connect(
         host=WEST_PG1, user="postgres", password=password, dbname="venue", autocommit=True
     ) as connection:
-        for line in (statement, "SELECT pg_reload_conf()"):
-            connection.execute(line.encode())
+        name = statement.split()[2]
+
+        def now() -> Any:
+            return connection.execute(f"SHOW {name}".encode()).fetchone()
+
+        def reload(line: str) -> None:
+            """Say it, and wait until the server has taken it in."""
+            before = now()
+            for one in (line, "SELECT pg_reload_conf()"):
+                connection.execute(one.encode())
+            until(lambda: now() != before)
+
+        reload(statement)
         try:
             yield
         finally:
-            for line in (back, "SELECT pg_reload_conf()"):
-                connection.execute(line.encode())
+            reload(back)
 
 
 def ttl(lab: Any, seconds: int) -> None:

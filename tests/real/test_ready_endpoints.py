@@ -76,7 +76,7 @@ async def served(tls: tuple[Path, Path] | None, off: dt.timedelta = dt.timedelta
 
 
 async def found(url: str, check: object) -> list[Finding]:
-    asked = Asked("west", "east", LoopClock(), Sockets(), within_s=3.0)
+    asked = Asked("west", "east", LoopClock(), Sockets(), within_s=60.0)
     part = Part("storage", object(), Settings(sites={"east": {"endpoint": url}}))
     answer: list[Finding] = await check(asked, part)  # type: ignore[operator]
     return answer

@@ -28,7 +28,7 @@ from flows.intake.inbox import Inbox
 from flows.intake.reconcile import Reconciler
 from flows.intake.source import known
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 STARTED = "2026-11-24T12:00:00.123456789Z"
 
 
@@ -56,7 +56,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture
@@ -76,7 +76,9 @@ def fires(api: str, name: str, *, ended: bool = False) -> str:
     httpx.post(f"{api}/api/v2/alerts", json=[one], timeout=30).raise_for_status()
     if ended:
         return ""
-    found = until(lambda: [a for a in httpx.get(f"{api}/api/v2/alerts").json() if a["labels"]["alertname"] == name])
+    found = until(
+        lambda: [a for a in httpx.get(f"{api}/api/v2/alerts", timeout=30).json() if a["labels"]["alertname"] == name]
+    )
     return str(found[0]["fingerprint"])
 
 
@@ -99,7 +101,11 @@ def test_an_alert_that_was_lost_is_found_once_and_ends(api: str, reconciler: Rec
     assert asyncio.run(reconciler.ask("am")) == 0, "it is known now"
     assert not webhook(reconciler, "lost", fingerprint), "the webhook that comes late is the same episode"
     fires(api, "lost", ended=True)
-    until(lambda: not [a for a in httpx.get(f"{api}/api/v2/alerts").json() if a["labels"]["alertname"] == "lost"])
+    until(
+        lambda: (
+            not [a for a in httpx.get(f"{api}/api/v2/alerts", timeout=30).json() if a["labels"]["alertname"] == "lost"]
+        )
+    )
     assert asyncio.run(reconciler.ask("am")) == 0, "away once may be a restart of the monitor"
     assert reconciler.episodes.history.firing(entry.event.episode_key)
     assert asyncio.run(reconciler.ask("am")) == 1
@@ -167,7 +173,7 @@ def moto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def test_alarms_that_would_have_told_a_topic_of_ours(moto: str) -> None:

@@ -18,7 +18,7 @@ from flows.reviews.run import Asked
 from tasks.clock import LoopClock
 from tasks.errors import EffectUnknown, NotYet, Rejected
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 SEED = """
 CREATE TABLE bookings (id bigserial PRIMARY KEY, venue_id int, customer text, at timestamptz DEFAULT now())
@@ -35,7 +35,7 @@ ANALYZE bookings;
 def admin(lab, host="127.0.1.31"):
     password = (lab.home() / "secrets" / "postgres").read_text().strip()
     return psycopg.connect(
-        host=host, port=5432, user="postgres", dbname="venue", password=password, autocommit=True, connect_timeout=5
+        host=host, port=5432, user="postgres", dbname="venue", password=password, autocommit=True, connect_timeout=30
     )
 
 
@@ -165,7 +165,7 @@ def call(work):
 
 
 def test_a_replica_is_not_vacuumed_and_a_table_that_is_gone_is_told(seeded):
-    limits = {"lock_timeout_s": 1.0, "timeout_s": 5.0}
+    limits = {"lock_timeout_s": 5.0, "timeout_s": 30.0}
     with pytest.raises(Rejected, match="is a replica"):
         call(lambda d: d.vacuum("east-pg1", "public.bookings", **limits))
     with pytest.raises(Rejected, match="dropped or renamed"):
@@ -178,10 +178,10 @@ def test_no_reader_or_writer_waits_for_the_vacuum_that_waits_for_a_lock(seeded):
 
         async def both(database):
             waiting = asyncio.ensure_future(
-                database.vacuum("west-pg1", "public.bookings", lock_timeout_s=2.0, timeout_s=10.0)
+                database.vacuum("west-pg1", "public.bookings", lock_timeout_s=6.0, timeout_s=40.0)
             )
             with admin(seeded) as writer:
-                writer.execute("SET statement_timeout = '1500ms'")
+                writer.execute("SET statement_timeout = '5s'")
                 await asyncio.to_thread(writer.execute, "UPDATE bookings SET customer = 'x' WHERE id = 1")
             with pytest.raises(NotYet):
                 await waiting

@@ -82,7 +82,7 @@ class Dns:
         process = self.processes.pop(name)
         process.send_signal(signal.SIGCONT)
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def started(home, *command):
@@ -173,7 +173,7 @@ def running(tmp_path, more=""):
 
 def answer(where, name=NAME, rdtype="A"):
     try:
-        reply = dns.query.udp(dns.message.make_query(name, rdtype), where[0], port=where[1], timeout=1)
+        reply = dns.query.udp(dns.message.make_query(name, rdtype), where[0], port=where[1], timeout=10)
     except dns.exception.Timeout:
         return None
     return {r.to_text() for rrset in reply.answer for r in rrset}
@@ -191,7 +191,7 @@ def provider(folder, **changes):
         "resolvers": [address(RESOLVER)],
         "key_name": "relight-test.",
         "key_secret": f"file:{folder}/key",
-        "timeout": "1s",
+        "timeout": "15s",
         "names": {
             NAME: {"ttl": 2, "A": {"west": [WEST], "east": [EAST]}},
             "new.venue.test.": {"ttl": 2, "A": {"west": [WEST], "east": [EAST]}},
@@ -204,7 +204,7 @@ def provider(folder, **changes):
     return PROVIDER(PROVIDER.Settings.model_validate({**settings, **changes}), around)
 
 
-def context(zone, epoch=1, left_s=10.0, earlier=(), guard=lambda: None):
+def context(zone, epoch=1, left_s=90.0, earlier=(), guard=lambda: None):
     clock = LoopClock()
     run = RunInfo("r1", "test", "failover", "forced", epoch, "2026-01-01T00:00:00+00:00")
     roles = {"west": "west", "east": "east", "target": "east"}
@@ -216,7 +216,7 @@ def by_hand(fill):
     keyring = dns.tsigkeyring.from_text({"relight-test.": ("hmac-sha256", SECRETS["key"])})
     update = dns.update.Update("venue.test.", keyring=keyring)
     fill(update)
-    assert dns.query.tcp(update, PRIMARY[0], port=PRIMARY[1], timeout=2).rcode() == 0
+    assert dns.query.tcp(update, PRIMARY[0], port=PRIMARY[1], timeout=30).rcode() == 0
 
 
 async def service(host=EAST):
@@ -387,7 +387,7 @@ def test_check_access_changes_nothing(system):
         zone = provider(system.folder)
         access = await zone.check_access(NAME, "A")
         assert (access.mname, access.serial, access.warnings) == ("ns1.venue.test.", 10, ())
-        assert abs(access.skew_s) < 5
+        assert abs(access.skew_s) < 30
         assert (await zone.read(NAME, "A")) == Owned(RRset(NAME, "A", 2, (WEST,)), None, 10)
         weak = await provider(system.folder, key_name="sha1-key.", key_algorithm="hmac-sha1").check_access(NAME, "A")
         assert "weak" in weak.warnings[0]
@@ -397,13 +397,13 @@ def test_check_access_changes_nothing(system):
 
 def test_primary_gone_and_primary_hung(system):
     async def body():
-        zone = provider(system.folder, timeout="300ms")
+        zone, quick = provider(system.folder), provider(system.folder, timeout="300ms")
         old, east = await zone.read(NAME, "A"), zone.wanted(NAME, "A", "east")
         hang(system.processes["primary"].pid)
         with pytest.raises(Unreachable, match=r"no answer within 0\.3 s"):
-            await zone.read(NAME, "A")
+            await quick.read(NAME, "A")
         with pytest.raises(EffectUnknown):  # it may still be applied when the server goes on
-            await zone.swap(old, east, 3)
+            await quick.swap(old, east, 3)
         os.kill(system.processes["primary"].pid, signal.SIGCONT)
         until(lambda: answer(PRIMARY) == {EAST}, what="the late update")
         await zone.swap(old, east, 3)  # and the retry finds its own earlier effect
@@ -412,7 +412,7 @@ def test_primary_gone_and_primary_hung(system):
             await zone.read(NAME, "A")
         with pytest.raises(Unreachable):
             await zone.swap(old, east, 3)
-        gone = await zone.ask(address(PRIMARY), NAME, "A")
+        gone = await quick.ask(address(PRIMARY), NAME, "A")
         assert gone.rrset is None
         assert "no answer" in gone.error
 
@@ -454,13 +454,14 @@ def test_a_lost_reply_is_settled_by_looking(system):
 def test_point_verify_and_back(system):
     async def body():
         zone = provider(system.folder)
-        assert answer(RESOLVER) == {WEST}  # now cached there for 2 s
+        by_hand(lambda u: u.replace(NAME, 5, "A", WEST))
+        assert answer(RESOLVER) == {WEST}  # now cached there for 5 s, time enough for what comes before it is asked
         step, guarded = point(), []
         ctx = context(zone, guard=lambda: guarded.append(answer(PRIMARY)))
         before = await step.observe(ctx)
         assert not before.holds
-        assert before.changes == (f"{NAME} A: 2 {WEST} -> 2 {EAST}",)
-        assert before.facts["inverse"] == [f"update delete {NAME} A", f"update add {NAME} 2 A {WEST}"]
+        assert before.changes == (f"{NAME} A: 5 {WEST} -> 2 {EAST}",)
+        assert before.facts["inverse"] == [f"update delete {NAME} A", f"update add {NAME} 5 A {WEST}"]
         async with await service():
             facts = {**before.facts, **await step.apply(ctx, before)}
         assert guarded == [{WEST}], "the guard comes before the change"
@@ -469,18 +470,18 @@ def test_point_verify_and_back(system):
         assert set(confirmed.facts["servers"]) == {address(PRIMARY), address(SECONDARY)}
         assert (await step.observe(ctx)).holds
 
-        check = actions.Verify.model_validate({"name": NAME, "site": "target", "within": "8s", "slack": "500ms"})
+        check = actions.Verify.model_validate({"name": NAME, "site": "target", "within": "60s", "slack": "500ms"})
         earlier = (Done("dns", "zones.point", "done", facts),)
         early = await check.observe(context(zone, earlier=earlier))
         assert not early.holds
         assert "still answers" in early.summary
         assert "expected for" in early.summary
         times = await check.apply(context(zone, earlier=earlier), early)
-        assert times["authoritative_s"] < 2
+        assert times["authoritative_s"] < 5
         assert times["resolvers_s"] >= times["authoritative_s"]
-        assert times["ttl_deadline_s"] == 2.5
+        assert times["ttl_deadline_s"] == 5.5
         written = datetime.fromisoformat(facts["written_at"])
-        assert datetime.now(UTC) >= written + timedelta(seconds=2.4), "the old TTL was waited out"
+        assert datetime.now(UTC) >= written + timedelta(seconds=5.4), "the old TTL was waited out"
         assert answer(RESOLVER) == {EAST}
         again = await check.confirm(context(zone, earlier=earlier))
         assert again.holds
@@ -530,15 +531,16 @@ def test_point_refuses_names_of_other_controllers_and_aliases(system):
 
 def test_confirm_names_the_server_that_lags(system):
     async def body():
-        zone = provider(system.folder, timeout="300ms")
+        zone, quick = provider(system.folder), provider(system.folder, timeout="300ms")
         step = point()
         hang(system.processes["secondary"].pid)
         ctx = context(zone)
         async with await service():
             facts = await step.apply(ctx, await step.observe(ctx))
         with pytest.raises(NotYet, match=address(SECONDARY)):
-            await step.confirm(context(zone, left_s=1))
-        assert (await point(may_be_gone=True).confirm(context(zone, left_s=2))).holds
+            await step.confirm(context(quick, left_s=1))
+        slow = provider(system.folder, timeout="1s")  # the secondary takes it all, the primary answers well before
+        assert (await point(may_be_gone=True).confirm(context(slow, left_s=10))).holds
         os.kill(system.processes["secondary"].pid, signal.SIGCONT)
         assert (await step.confirm(context(zone))).facts["servers"][address(SECONDARY)]["serial"] == facts["serial"]
 
@@ -564,7 +566,7 @@ def test_verify_finds_the_resolver_that_keeps_the_old_answer(system):
 def test_ready(system):
     async def body():
         check = actions.Ready.model_validate({"name": NAME})
-        zone = provider(system.folder, timeout="300ms")
+        zone = provider(system.folder, timeout="2s")
         found = await check.observe(context(zone))
         assert found.holds, found.summary
         await check.apply(context(zone), found)

@@ -66,13 +66,14 @@ def zone_id(strict, aws):
 def provider(strict, zone_id, **changes):
     settings = {
         "hosted_zone": zone_id, "zone": ZONE, "servers": list(strict.servers), "resolvers": [strict.servers[1]],
-        "names": NAMES, "requests_per_s": 1000, "poll": "20ms", "patience": "2s", "timeout": "15s", "dns_timeout": "2s",
+        "names": NAMES, "requests_per_s": 1000, "poll": "20ms", "patience": "20s", "timeout": "15s",
+        "dns_timeout": "10s",
     }  # fmt: skip
     around = Surroundings("test", "dns", ("west", "east"), LoopClock(), lambda _name: None)
     return PROVIDER(PROVIDER.Settings.model_validate({**settings, **changes}), around)
 
 
-def context(zone, epoch=1, left_s=10.0, earlier=(), guard=lambda: None):
+def context(zone, epoch=1, left_s=90.0, earlier=(), guard=lambda: None):
     clock = LoopClock()
     run = RunInfo("r1", "test", "failover", "forced", epoch, "2026-01-01T00:00:00+00:00")
     roles = {"west": "west", "east": "east", "target": "east"}
@@ -99,7 +100,7 @@ def test_a_swap_is_one_batch_of_exact_deletes_and_creates(strict, zone_id, with_
         old = await zone.read(NAME, "A")
         assert old == Owned(RRset(NAME, "A", 2, (WEST,)), None, None)
         await zone.swap(old, zone.wanted(NAME, "A", "east"), 3)
-        await zone.in_sync(NAME, 5)
+        await zone.in_sync(NAME, 60)
         now = await zone.read(NAME, "A")
         assert now == Owned(RRset(NAME, "A", 2, (EAST,)), 3, None)
         await zone.swap(now, RRset(NAME, "A", 5, (WEST,)), 4)
@@ -114,19 +115,19 @@ def test_a_swap_is_one_batch_of_exact_deletes_and_creates(strict, zone_id, with_
 
 
 def test_in_sync_waits_for_every_server_and_says_so_when_time_is_up(strict, with_zone):
-    strict.sync_s = 0.6
+    strict.sync_s = 2.5
 
     async def body(zone):
         await zone.swap(await zone.read(NAME, "A"), zone.wanted(NAME, "A", "east"), 3)
         with pytest.raises(NotYet, match=r"change /change/C\d+ of app\.venue\.test\. is PENDING"):
             await zone.in_sync(NAME, 0.1)
         began = time.monotonic()
-        await zone.in_sync(NAME, 5)
-        assert time.monotonic() - began < 2
+        await zone.in_sync(NAME, 60)
+        assert time.monotonic() - began < 20
         for server in zone.servers():
             assert (await zone.ask(server, NAME, "A")).rrset.values == (EAST,)
         asked = strict.front.operations().count("GetChange")
-        await zone.in_sync(NAME, 5)
+        await zone.in_sync(NAME, 60)
         assert strict.front.operations().count("GetChange") == asked, "what is in sync is not asked about again"
 
     with_zone(body)
@@ -201,7 +202,7 @@ def test_a_503_and_a_lost_answer_are_settled_by_reading(strict, with_zone):
                 await zone.swap(old, east, 3)
         await zone.swap(old, east, 3)
         assert (await zone.read(NAME, "A")) == Owned(east, 3, None)
-        await zone.in_sync(NAME, 1)  # its id is lost: only the servers can be asked
+        await zone.in_sync(NAME, 60)  # its id is lost: only the servers can be asked
 
     with_zone(body)
 
@@ -221,7 +222,7 @@ def test_weights_move_and_every_record_set_is_compared(strict, zone_id, with_zon
         east = zone.wanted(name, "A", "east")
         assert east.values == (f"id=east weight=100 health=hc-east ttl=2 {EAST}", f"id=west weight=0 ttl=2 {WEST}")
         await zone.swap(old, east, 3)
-        await zone.in_sync(name, 5)
+        await zone.in_sync(name, 60)
         assert {r["SetIdentifier"]: r["Weight"] for r in strict.holds(zone_id, name, "A")} == {"west": 0, "east": 100}
         assert (await zone.served(east)).fits((await zone.ask(zone.servers()[0], name, "A")).rrset.values)
         # a weight that somebody else moved is a difference
@@ -244,7 +245,7 @@ def test_failover_changes_roles(strict, zone_id, with_zone):
         west, east = (zone.wanted(name, "A", s) for s in ("west", "east"))
         await zone.swap(await zone.read(name, "A"), west, 1)
         await zone.swap(await zone.read(name, "A"), east, 2)
-        await zone.in_sync(name, 5)
+        await zone.in_sync(name, 60)
         roles = {r["SetIdentifier"]: r["Failover"] for r in strict.holds(zone_id, name, "A")}
         assert roles == {"west": "SECONDARY", "east": "PRIMARY"}
         assert (await zone.read(name, "A")).rrset == east
@@ -265,7 +266,7 @@ def test_an_alias_is_probed_and_verified_by_what_is_behind_it(strict, zone_id, w
         assert east.targets == ("east.elb.test.",)
         await zone.swap(await zone.read(name, "A"), west, 1)
         await zone.swap(await zone.read(name, "A"), east, 2)
-        await zone.in_sync(name, 5)
+        await zone.in_sync(name, 60)
         served = await zone.served(east)
         assert served.part
         assert served.ttl is None
@@ -337,7 +338,7 @@ def test_access_warns_of_the_control_plane_and_changes_nothing(strict, zone_id, 
         assert access.primary == "route53 (us-east-1)"
         assert "control plane: route53 (us-east-1)" in access.warnings[0]
         assert "accelerated recovery is not reported" in access.warnings[1]
-        assert abs(access.skew_s) < 5
+        assert abs(access.skew_s) < 30
         ready = await actions.Ready.model_validate({"name": NAME}).observe(context(zone))
         assert ready.holds, ready.summary
         strict.front.order("ChangeResourceRecordSets", "AccessDenied")
@@ -372,7 +373,7 @@ def test_point_verify_and_undo_of_an_alias(strict, zone_id, with_zone):
 
     async def body(zone):
         await zone.swap(await zone.read(name, "A"), zone.wanted(name, "A", "west"), 1)
-        await zone.in_sync(name, 5)
+        await zone.in_sync(name, 60)
         point = actions.Point.model_validate({"name": name, "site": "target", "probe": f"tcp:{ports}"})
         ctx = context(zone, 2)
         seen = await point.observe(ctx)
@@ -384,7 +385,7 @@ def test_point_verify_and_undo_of_an_alias(strict, zone_id, with_zone):
         facts = seen.facts | await point.apply(ctx, seen)
         assert (await point.confirm(ctx)).holds
         done = Done("point", "zones.point", "done", facts)
-        verify = actions.Verify.model_validate({"name": name, "site": "target", "within": "5s", "wait_out_ttl": False})
+        verify = actions.Verify.model_validate({"name": name, "site": "target", "within": "60s", "wait_out_ttl": False})
         assert (await verify.confirm(context(zone, 2, earlier=(done,)))).holds
         await point.undo(ctx, facts)
         assert (await zone.read(name, "A")).rrset == zone.wanted(name, "A", "west")

@@ -16,7 +16,7 @@ from tasks.contract import Context, RunInfo
 from tasks.database.actions import Autovacuum, Limit, Replicas
 from tasks.errors import BadInput, NotYet, Rejected
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def say(lab, command):
         psycopg.ClientCursor(console).execute(command)
 
 
-def act(action, deadline_s=20.0):
+def act(action, deadline_s=90.0):
     """Observe, apply and confirm, as a step does; the three of them."""
 
     async def main():
@@ -134,7 +134,7 @@ def test_a_locked_table_is_not_waited_for_and_nobody_queues_behind(lab):
         with pytest.raises(NotYet, match=r"public\.events is locked"):
             act(wanted)
         with admin(lab) as writer:
-            writer.execute("SET statement_timeout = '1s'")
+            writer.execute("SET statement_timeout = '20s'")
             writer.execute("INSERT INTO events (n, client, payload) VALUES (1, 'beside', 'null')")
     before, done, after = act(wanted)
     assert not before.holds
@@ -158,7 +158,7 @@ def test_a_table_that_is_not_there_and_a_replica_are_refused(lab):
 
 def test_missing_replicas_are_brought_back_and_too_many_are_only_told(lab):
     lab.fault("stop-standby", "--node", "west-pg2")
-    before, done, after = act(Replicas(minimum=3, maximum=3), 60.0)
+    before, done, after = act(Replicas(minimum=3, maximum=3), 150.0)
     assert "west-pg2" in before.facts["away"]  # one of the other site may be between two connections
     assert "west-pg2" in done["brought_back"]
     assert after.holds

@@ -85,7 +85,7 @@ class Supervised:
         self.process = subprocess.Popen(
             [binary, "-c", str(folder / "supervisord.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 90
         while not self._answers():
             assert time.monotonic() < deadline, (folder / "supervisord.log").read_text()
             assert self.process.poll() is None
@@ -97,14 +97,14 @@ class Supervised:
 
     def settings(self, **more: object) -> dict[str, object]:
         site = {"socket": "$SUPERVISED/supervisor.sock", "first_address": f"{self.network}.21:3000"}
-        base = {"timeout": "2s", "group": "app", "sites": {"east": site}, "minimum": 2, "maximum": 4}
+        base = {"timeout": "20s", "group": "app", "sites": {"east": site}, "minimum": 2, "maximum": 4}
         return {**base, "ready_path": "/readyz", **more}
 
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
-            self.process.wait(10)
+            self.process.wait(60)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def provider(settings: dict[str, object]):
     return PROVIDER(PROVIDER.Settings.model_validate(settings), around)
 
 
-def context(capacity, *, seconds: float = 10, guard=lambda: None, others=None) -> Context:
+def context(capacity, *, seconds: float = 90, guard=lambda: None, others=None) -> Context:
     clock = LoopClock()
     parts = {"capacity": capacity, **(others or {})}
     run = RunInfo("r1", "t", "failover", "forced", 1, "2026-01-01T00:00:00+00:00")
@@ -134,8 +134,9 @@ async def count(capacity) -> tuple[int, int]:
 
 
 async def ready(capacity, wanted: int) -> None:
-    deadline = time.monotonic() + 10
-    while (await count(capacity))[1] != wanted:
+    """Until so many are ready, and no other one runs."""
+    deadline = time.monotonic() + 90
+    while await count(capacity) != (wanted, wanted):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
 
@@ -190,7 +191,7 @@ def test_one_instance_is_stopped_and_started_by_itself(east):
         await ready(capacity, 2)
         for _ in range(2):  # asked again, it is no error
             await capacity.stop("east", "east-app2")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 90
         while True:
             try:
                 await capacity.start("east", "east-app2")
@@ -231,7 +232,8 @@ def test_dead_instance_is_replaced_also_by_the_next_one(east):
 
 def test_sick_instance_gets_one_beside_it_after_patience(east):
     async def main():
-        capacity = provider(east.settings())
+        # at most three: one that is slow to start looks sick as well, and gets one beside it, too
+        capacity = provider(east.settings(maximum=3))
         ctx = context(capacity)
         (east.folder / "sick-127.0.6.22").touch()
         step = Replace(site="east", patience="300ms")
@@ -246,7 +248,7 @@ def test_never_ready_says_which_and_scales_no_further(east):
         capacity = provider(east.settings())
         for octet in range(21, 26):
             (east.folder / f"sick-127.0.6.{octet}").touch()
-        ctx = context(capacity, seconds=1.5)
+        ctx = context(capacity, seconds=5)
         with pytest.raises(NotYet, match=r"0 of 2 running .* not: east-app1 at 127\.0\.6\.21:3000"):
             await Replace(site="east", patience="100ms").apply(ctx, await Replace(site="east").observe(ctx))
         assert (await count(capacity))[0] == 2, "more instances do not heal what all of them lack"
@@ -291,7 +293,7 @@ def test_hung_and_absent_supervisord(east):
             await capacity.instances("east")
         with pytest.raises(EffectUnknown, match="no answer to startProcess"):
             await capacity._start("east", processes, 1)
-        assert time.monotonic() - began < 4.5
+        assert time.monotonic() - began < 15
         east.stop()
         with pytest.raises(Unreachable, match="no connection"):
             await capacity.instances("east")

@@ -29,7 +29,7 @@ from tasks.network import Ask, Sockets
 from tasks.simulation import Process, ProcessClock, Simulation, enter
 from tasks.zones.protocol import Owned, RRset
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 NAME = "app.venue.test."
 Story = Callable[["Teller"], Awaitable[None]]
 
@@ -58,7 +58,7 @@ class Teller:
     async def becomes(self, label: str, look: Callable[[], Awaitable[Any]], wanted: Any) -> None:
         """Wait until ``look`` gives ``wanted``: what is true in the end counts, not when."""
         seen = None
-        for _ in range(200):
+        for _ in range(1200):
             try:
                 seen = await look()
             except RelightError as e:
@@ -281,7 +281,7 @@ async def storage(t: Teller) -> None:
 
 async def migrations(t: Teller) -> None:
     """Of the first file; it is taken back, so the lab is as before."""
-    kept, node, limits = t.components("migrations"), "west-pg1", Limits(10, 10, 10)
+    kept, node, limits = t.components("migrations"), "west-pg1", Limits(60, 60, 60)
     first = next(f for f in kept.files() if f.phase == "expand")
     identity = (await t.components("database").view(node)).system_identifier
     here = Target(node, identity, "r1")
@@ -312,19 +312,19 @@ async def network(t: Teller) -> None:
     (address,) = t.components("dns").wanted(NAME, "A", "west").values
     url = f"http://{address}:8080"
     resolver = t.components("dns").resolvers()[0]
-    await t.becomes("lookup", lambda: net.lookup(NAME, resolver, within_s=2), (address,))
-    await t.tell("lookup of nothing", net.lookup("nothing.venue.test.", resolver, within_s=2))
-    await t.tell("connect", net.tcp(f"{address}:8080", within_s=2))
-    await t.tell("connect to nobody", net.tcp("127.0.9.9:9", within_s=2))
-    await t.tell("ready", net.http(Ask("GET", f"{url}/readyz", host), within_s=2), lambda r: r.status)
+    await t.becomes("lookup", lambda: net.lookup(NAME, resolver, within_s=20), (address,))
+    await t.tell("lookup of nothing", net.lookup("nothing.venue.test.", resolver, within_s=20))
+    await t.tell("connect", net.tcp(f"{address}:8080", within_s=20))
+    await t.tell("connect to nobody", net.tcp("127.0.9.9:9", within_s=20))
+    await t.tell("ready", net.http(Ask("GET", f"{url}/readyz", host), within_s=20), lambda r: r.status)
     body = json.dumps({"n": 1, "client": "twin", "payload": "x"}).encode()
-    await t.tell("read nothing", net.http(Ask("GET", f"{url}/events/twin/1", host), within_s=2), lambda r: r.status)
+    await t.tell("read nothing", net.http(Ask("GET", f"{url}/events/twin/1", host), within_s=20), lambda r: r.status)
     written = Ask("POST", f"{url}/events", host, {"Content-Type": "application/json"}, body)
-    await t.tell("write", net.http(written, within_s=3), lambda r: (r.status, json.loads(r.text)["site"]))
+    await t.tell("write", net.http(written, within_s=20), lambda r: (r.status, json.loads(r.text)["site"]))
     await t.tell(
-        "read", net.http(Ask("GET", f"{url}/events/twin/1", host), within_s=2), lambda r: json.loads(r.text)["payload"]
+        "read", net.http(Ask("GET", f"{url}/events/twin/1", host), within_s=20), lambda r: json.loads(r.text)["payload"]
     )
-    await t.tell("nobody", net.http(Ask("GET", "http://127.0.9.9:9/"), within_s=2))
+    await t.tell("nobody", net.http(Ask("GET", "http://127.0.9.9:9/"), within_s=20))
 
 
 # ---- both tellers ----

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from patience import until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
@@ -17,7 +18,7 @@ def steady(lab: Any) -> Iterator[Any]:
         lab.fresh()
     before = lab.roles()
     yield lab
-    assert lab.roles() == before
+    until(lambda: lab.roles() == before)
 
 
 def test_a_plan_changes_nothing(steady: Any) -> None:
