@@ -106,7 +106,9 @@ def last_drill(system: str, runbook: str) -> Drill | None:
     runs = sorted((places.state_home() / "runs").glob(f"*-{runbook}-*/journal.jsonl"), reverse=True)[:RUNS]
     for path in runs:
         with contextlib.suppress(RelightError, KeyError, ValueError):
-            head = next(journal.of_type(journal.read(path).records, "run_started"))
+            head = next(journal.of_type(journal.read(path).records, "run_started"), None)
+            if head is None:  # it begins just now
+                continue
             if head["system"] != system or not str(head["trigger"]).startswith("drill"):
                 continue
             result = report.build(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -44,7 +45,7 @@ def load(folder: Path) -> Window:
 def save(folder: Path, window: Window) -> None:
     """Keep it. A disk that is full must not stop anything: it would only be shown again."""
     with contextlib.suppress(OSError):
-        new = folder / f"{FILE}.new"
+        new = folder / f"{FILE}.{os.getpid()}.new"  # the run's own process and the catch-up both keep it
         new.write_text(window.model_dump_json(indent=2) + "\n", encoding="utf-8")
         new.replace(folder / FILE)
 

@@ -54,6 +54,13 @@ def test_trend_and_news():
     assert readiness._news(BAD, replace(BAD, reasons=("database: gone",)))
 
 
+def test_a_run_that_begins_just_now_is_no_drill_yet(tmp_path):
+    """Its folder is there before the first record; readiness ended with a StopIteration."""
+    (tmp_path / "runs" / "20261126T120000Z-failover-toy-1").mkdir(parents=True)
+    (tmp_path / "runs" / "20261126T120000Z-failover-toy-1" / "journal.jsonl").touch()
+    assert readyhistory.last_drill("toy", "failover") is None
+
+
 @pytest.fixture
 def drilled(monkeypatch):
     def make(digest="d", relight=None, at=NOW):
