@@ -204,13 +204,15 @@ class Replace(_OnCapacity):
     async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
         provider, site = self._parts(ctx)
         limits = provider.limits(site)
-        patient_until = ctx.clock.monotonic() + self.patience
+        since: dict[str, float] = {}  # each has its own patience, one that was just started too
 
         def target(fleet: Fleet) -> int:
-            sick = fleet.running - fleet.ready
-            if fleet.ready and sick and ctx.clock.monotonic() >= patient_until:
-                return min(limits.minimum + sick, limits.maximum)
-            return limits.minimum
+            now = ctx.clock.monotonic()
+            waiting = [i.name for i in fleet.every if i.running and not i.ready]
+            for name in since.keys() - set(waiting):
+                del since[name]
+            sick = sum(now - since.setdefault(name, now) >= self.patience for name in waiting)
+            return min(limits.minimum + sick, limits.maximum) if fleet.ready else limits.minimum
 
         fleet = await _grow(ctx, self, limits.minimum, target)
         return {

@@ -232,8 +232,7 @@ def test_dead_instance_is_replaced_also_by_the_next_one(east):
 
 def test_sick_instance_gets_one_beside_it_after_patience(east):
     async def main():
-        # at most three: one that is slow to start looks sick as well, and gets one beside it, too
-        capacity = provider(east.settings(maximum=3))
+        capacity = provider(east.settings(maximum=3))  # one slower than this patience would get one beside it, too
         ctx = context(capacity)
         (east.folder / "sick-127.0.6.22").touch()
         step = Replace(site="east", patience="300ms")
