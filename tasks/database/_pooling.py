@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from tasks.contract import Action, ComponentParam, Context, Facts, Observation, 
 from tasks.database._proof import look, the_primary
 from tasks.database.protocol import Database, Pooler
 from tasks.errors import EffectUnknown, NotYet, RelightError, Unreachable
+from tasks.quantities import show_duration
 from tasks.waiting import insisted, until
 
 
@@ -28,9 +30,10 @@ class Pause(Undoable):
         return Observation(holds=paused, summary=said, changes=() if paused else (f"pause the pooler of {site}",))
 
     async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
+        site, since = ctx.site(self.site), ctx.clock.utc().isoformat()
         ctx.guard()
-        await ctx.component(self.pooler, Pooler).pause(ctx.site(self.site))
-        return None
+        await ctx.component(self.pooler, Pooler).pause(site)
+        return {"held_at": site, "held_since": since}
 
     async def undo(self, ctx: Context, evidence: Facts) -> None:
         await ctx.component(self.pooler, Pooler).resume(ctx.site(self.site))
@@ -56,9 +59,14 @@ class Resume(Action):
         return Observation(holds=not paused, summary=said, changes=(f"resume the pooler of {site}",) if paused else ())
 
     async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
+        site = ctx.site(self.site)
         ctx.guard()
-        await ctx.component(self.pooler, Pooler).resume(ctx.site(self.site))
-        return None
+        await ctx.component(self.pooler, Pooler).resume(site)
+        held = [f["held_since"] for f in ctx.facts_of("database.pause") if f.get("held_at") == site]
+        if not held:
+            return None
+        held_s = round((ctx.clock.utc() - datetime.fromisoformat(held[-1])).total_seconds(), 3)
+        return {"held_s": held_s, "said": f"writes were held for {show_duration(max(0.0, held_s))}"}
 
 
 @action("database.verify")

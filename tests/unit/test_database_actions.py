@@ -602,10 +602,17 @@ def test_catch_up_waits_for_the_noted_position():
 def test_pause_and_resume():
     twin = Twin()
     pooler = Pooler(twin)
-    assert step(Pause(site="failed"), twin, pooler=pooler)[1].holds
+    facts, held = step(Pause(site="failed"), twin, pooler=pooler)
+    assert held.holds
     assert pooler.held
-    assert step(Resume(site="failed"), twin, pooler=pooler)[1].holds
+    paused = [Done("hold", "database.pause", "done", {**facts, "held_since": "2026-01-01T00:00:00+00:00"})]
+    told, passes = step(Resume(site="failed"), twin, pooler=pooler, earlier=paused)
+    assert passes.holds
+    assert told["said"].startswith("writes were held for")
     assert not pooler.held
+    step(Pause(site="failed"), twin, pooler=pooler)
+    paused[0].facts["held_at"] = "east"
+    assert "held_s" not in step(Resume(site="failed"), twin, pooler=pooler, earlier=paused)[0], "of another pooler"
     pooler.gone = True
     assert step(Resume(site="failed", may_be_gone=True), twin, pooler=pooler)[1].holds
     with pytest.raises(Unreachable):
