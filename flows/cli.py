@@ -87,6 +87,9 @@ app.add_typer(cli_deploy.app)
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 
+FULL = frozenset((errno.ENOSPC, errno.EIO, errno.EPIPE, errno.EDQUOT))
+UNUSABLE = frozenset((errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT))
+"""What people did to a folder or its disk; anything else that goes wrong there is a bug."""
 WINDOW_S = 10.0
 """How long to wait, after a run ended, for Prefect to take in the rest."""
 
@@ -119,10 +122,11 @@ def main() -> None:
 
 def _of_the_machine(e: OSError) -> tuple[str, int] | None:
     """What to say of an output that takes no more, or of a state folder that is none, and the exit code."""
-    if e.filename is None and e.errno in (errno.ENOSPC, errno.EIO, errno.EPIPE, errno.EDQUOT):
-        return f"its output cannot be written: {e.strerror}. A run that began goes by its journal: relight status", 1
     home = places.state_home()
-    if isinstance(e.filename, str) and Path(e.filename).is_relative_to(home):
+    if e.filename is None and e.errno in FULL:
+        what = f"its output, or its state in {home}"
+        return f"{what} cannot be written: {e.strerror}. A run that began goes by its journal: relight status", 1
+    if isinstance(e.filename, str) and Path(e.filename).is_relative_to(home) and e.errno in UNUSABLE:
         return f"cannot use {e.filename}: {e.strerror}; relight keeps its state in {home}, see RELIGHT_STATE", 2
     return None
 

@@ -53,6 +53,12 @@ class NotYet(RelightError):
     retryable = True
 
 
+class NotWaitedFor(NotYet):
+    """It is not there, and the run does not wait for it any longer, as it stops."""
+
+    retryable = False
+
+
 class Rejected(RelightError):
     """The other side understood and said no (permission, REFUSED, bad signature). Asking again will not help."""
 

@@ -7,11 +7,12 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
-from tasks.clock import Clock
 from tasks.contract import Context
-from tasks.errors import NotYet, RelightError, Unreachable
+from tasks.errors import NotWaitedFor, NotYet, RelightError, Unreachable
 
 T = TypeVar("T")
+PIECE_S = 1.0
+"""How long a pause is at most in which it is not noticed that the run stops."""
 
 
 async def until(
@@ -28,7 +29,7 @@ async def until(
     50 ms before the attempt's deadline, it raises the probe's last error, so the step says *why* it was not yet true.
     Any other exception passes through at once.
     """
-    return await _until(ctx.clock, probe, (first_s, most_s), on, ctx.left_s)
+    return await _until(ctx.clock.sleep, probe, (first_s, most_s), on, ctx.left_s)
 
 
 async def unless_over(
@@ -41,17 +42,28 @@ async def unless_over(
     """As ``until``, for what a run that stops can do without: then it is waited for a moment only.
 
     Never for what takes a hold off clients: that is tried to the end, whatever became of the rest.
+    Then raises NotWaitedFor.
     """
+
+    def left_s() -> float:
+        return min(ctx.left_s(), ctx.patience_s())
+
+    async def sleep(seconds: float) -> None:
+        """In pieces: the run may stop at the beginning of a long one."""
+        until_s = ctx.clock.monotonic() + seconds
+        while (rest_s := min(until_s - ctx.clock.monotonic(), left_s())) > 0:
+            await ctx.clock.sleep(min(rest_s, PIECE_S))
+
     try:
-        return await _until(ctx.clock, probe, (0.02, most_s), on, lambda: min(ctx.left_s(), ctx.patience_s()))
+        return await _until(sleep, probe, (0.02, most_s), on, left_s)
     except on as e:
         if ctx.patience_s() < ctx.left_s():
-            e.message += "; not waited for any longer, as the run stops"
+            raise NotWaitedFor(f"{e.message}; not waited for any longer, as the run stops", **e.facts) from e
         raise
 
 
 async def _until(
-    clock: Clock,
+    sleep: Callable[[float], Awaitable[None]],
     probe: Callable[[], Awaitable[T]],
     pauses_s: tuple[float, float],
     on: tuple[type[RelightError], ...],
@@ -63,7 +75,7 @@ async def _until(
         return left_s() - state.upcoming_sleep <= 0.05
 
     async for attempt in AsyncRetrying(
-        sleep=clock.sleep,
+        sleep=sleep,
         stop=out_of_time,
         wait=wait_exponential(multiplier=first_s, max=most_s) + wait_random(0, first_s),
         retry=retry_if_exception_type(on),

@@ -1,4 +1,4 @@
-"""How long a run that stops still waits for what it applied and what is not yet so."""
+"""How long a run that stops still waits for what a step applied and what is not yet so."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from flows.engine.plan import Plan, PlannedStep
+from flows.engine.state import RunState, goes_back, over
 from tasks.clock import Clock
 
 ENDING_S = 2.0
 """Its report, and its lease, which the next run needs, wait for that."""
 
 
+def dispensable(step: PlannedStep, plan: Plan, state: RunState) -> bool:
+    """What comes of the step changes nothing any more about how the run ends.
+
+    Where its own failure would be what makes the run go back, it is waited for as ever.
+    """
+    return goes_back(plan, state) if step.on_failure == "undo" else over(plan, state)
+
+
 @dataclass
 class Ending:
-    """Counts down from the first time that it is asked after ``over`` said yes."""
+    """Of one attempt: counts down from the first time that it is asked after ``over`` said yes."""
 
     clock: Clock
     over: Callable[[], bool]

@@ -46,7 +46,8 @@ def data(kind: str) -> Path:
 def state_home() -> Path:
     """``$RELIGHT_STATE``, else ``$XDG_STATE_HOME/relight``, else ``~/.local/state/relight``."""
     if told := os.environ.get("RELIGHT_STATE"):
-        return _resolved(told, os.environ.get("HOME", ""), str(Path.cwd()))
+        # asked for only where it counts: who stands in a folder that was removed has none
+        return _resolved(told, os.environ.get("HOME", ""), "" if told.startswith(("/", "~")) else str(Path.cwd()))
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(base).expanduser() / "relight"
 

@@ -9,11 +9,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows.engine.ending import Ending
 from flows.engine.journal import Journal, JournalUnwritable, Record
 from flows.engine.objectives import Watch, all_met
 from flows.engine.run import Run
-from flows.engine.state import Decision, RunState, Verdict, advance, decide, fold, goes_back, over, point_passed
+from flows.engine.state import Decision, RunState, Verdict, advance, decide, fold, goes_back, point_passed
 from flows.engine.stepping import Ask, StepRun
 from flows.engine.verdict import concluded, reason
 from tasks.errors import EffectUnknown, LeaseHeld
@@ -41,7 +40,6 @@ class Runner:
     ask: Ask | None = None
     dice: random.Random = field(default_factory=random.Random)
     state: RunState = field(init=False)
-    ending: Ending = field(init=False)
     _halt: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _abort: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _deaf: bool = field(init=False, default=False)
@@ -52,7 +50,6 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.state = fold(self.journal.records)
-        self.ending = Ending(self.run.clock, lambda: over(self.run.plan, self.state))
 
     def halt(self) -> None:
         """Start nothing more; an effect under way ends first. For a signal handler of the loop."""

@@ -185,7 +185,7 @@ def stopped_at(plan: Plan, state: RunState) -> PlannedStep | None:
 
 
 def over(plan: Plan, state: RunState) -> bool:
-    """Whatever is still under way changes nothing about how the run ends: it goes back, or a failure stopped it."""
+    """It goes back, or a failure stopped it: no further step begins."""
     return goes_back(plan, state) or stopped_at(plan, state) is not None
 
 

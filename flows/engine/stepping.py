@@ -10,13 +10,13 @@ from typing import Protocol
 
 from flows.engine.approvals import StepHearing
 from flows.engine.attempt import Attempt
-from flows.engine.ending import Ending
+from flows.engine.ending import Ending, dispensable
 from flows.engine.journal import JournalUnwritable, Record
 from flows.engine.plan import PlannedStep, pause_s
 from flows.engine.run import Run
 from flows.engine.state import Outcome, RunState
 from tasks.contract import Context, Facts, Observation, in_thread
-from tasks.errors import LeaseHeld, RelightError, SafetyRefusal
+from tasks.errors import LeaseHeld, NotWaitedFor, RelightError, SafetyRefusal
 
 Ask = Callable[[PlannedStep, RelightError], bool]
 
@@ -46,8 +46,6 @@ class Engine(Protocol):
     def dice(self) -> random.Random: ...
     @property
     def stopping(self) -> bool: ...
-    @property
-    def ending(self) -> Ending: ...
 
     def check(self) -> None: ...
 
@@ -116,7 +114,8 @@ class StepRun:
             )
 
         known = self.engine.state.of(self.step.id)
-        context = replace(self._context(guard), patience_s=self.engine.ending.left_s)
+        ending = Ending(self.engine.run.clock, lambda: dispensable(self.step, self.engine.run.plan, self.engine.state))
+        context = replace(self._context(guard), patience_s=ending.left_s)
         self._attempt = Attempt(self.step, context, intend, known.before)
         try:
             outcome, seen = await self._attempt.run()
@@ -149,7 +148,7 @@ class StepRun:
     async def _ask_again(self, error: RelightError) -> bool:
         """Ask a person, in a thread: the other branches, their time-outs and a halt go on meanwhile."""
         ask = self.engine.ask
-        if self.step.on_failure != "ask" or ask is None:
+        if self.step.on_failure != "ask" or ask is None or isinstance(error, NotWaitedFor):
             return False
         self._attempt = None
         return await in_thread(lambda: ask(self.step, error))

@@ -120,7 +120,8 @@ class Gatherer:
         """As ``gates.reached``, asked at most once a second."""
         known = self._kept.get(references)
         if known is None or time.monotonic() - known[0] > 1.0:
-            known = self._kept[references] = (time.monotonic(), await gates.reached(references))
+            answers = await gates.reached(references)
+            known = self._kept[references] = (time.monotonic(), answers)
         found: dict[str, bool] = known[1]
         return found
 

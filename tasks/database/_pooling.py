@@ -65,8 +65,9 @@ class Resume(Action):
         held = [f["held_since"] for f in ctx.facts_of("database.pause") if f.get("held_at") == site]
         if not held:
             return None
-        held_s = round((ctx.clock.utc() - datetime.fromisoformat(held[-1])).total_seconds(), 3)
-        return {"held_s": held_s, "said": f"writes were held for {show_duration(max(0.0, held_s))}"}
+        # a wall clock that was set back meanwhile does not make it less than nothing
+        held_s = max(0.0, round((ctx.clock.utc() - datetime.fromisoformat(held[-1])).total_seconds(), 3))
+        return {"held_s": held_s, "said": f"writes were held for {show_duration(held_s)}"}
 
 
 @action("database.verify")

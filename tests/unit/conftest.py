@@ -255,7 +255,7 @@ class Kit:
     World = World
     Journal = MemoryJournal
     Make, Once, Promote = toys_module.Make, toys_module.Once, toys_module.Promote
-    Patient, Needing = toys_module.Patient, toys_module.Needing
+    Patient, Seldom, Needing = toys_module.Patient, toys_module.Seldom, toys_module.Needing
     Fence, Check = toys_module.Fence, toys_module.Check
     EPOCH = EPOCH
     SYSTEM = SYSTEM

@@ -82,6 +82,15 @@ def test_a_pause_that_cannot_be_kept_says_that_runs_go_on(tmp_path, monkeypatch)
     assert "Runs go on" in told
 
 
+def test_the_kill_switch_works_in_a_folder_that_was_removed(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    killswitch.check("toy")
+    assert CliRunner().invoke(cli.app, ["unpause"], catch_exceptions=False).output.strip() == "not paused"
+
+
 def test_unpause_says_what_is_still_paused(tmp_path):
     (tmp_path / "system.yaml").write_text("system: toy\nsites: {west: {}, east: {}}\n")
     runner, toy = CliRunner(), ("--system", str(tmp_path))

@@ -86,7 +86,7 @@ def test_an_output_that_takes_no_more_is_no_bug(monkeypatch):
     """``relight actions --json >/dev/full`` was told as a bug of relight's."""
     told, codes = ended(monkeypatch, OSError(28, "No space left on device"))
     assert codes == [1]
-    assert told.startswith("relight: its output cannot be written: No space left on device")
+    assert told.startswith("relight: its output, or its state in")
 
 
 def test_a_state_folder_that_is_a_file_is_bad_input(tmp_path, monkeypatch):
@@ -96,8 +96,10 @@ def test_a_state_folder_that_is_a_file_is_bad_input(tmp_path, monkeypatch):
     told, codes = ended(monkeypatch, FileExistsError(17, "File exists", str(home)))
     assert codes == [2]
     assert "RELIGHT_STATE" in told
-    told, codes = ended(monkeypatch, FileExistsError(17, "File exists", str(tmp_path / "other")))
-    assert (codes, "a bug" in told) == ([1], True)  # whatever else it is, nobody thought of it
+    bugs = FileExistsError(17, "File exists", str(tmp_path / "other")), FileNotFoundError(2, "None", str(home / "runs"))
+    for bug in bugs:
+        told, codes = ended(monkeypatch, bug)
+        assert (codes, "a bug" in told) == ([1], True)  # whatever else it is, nobody thought of it
 
 
 def test_what_is_left_in_the_buffer_of_a_full_output_makes_the_code_1():

@@ -159,6 +159,17 @@ class Patient(Make):
             raise NotYet(f"{self.key} is not sure")
 
 
+class Seldom(Patient):
+    """The same, looked at every few minutes only."""
+
+    name: ClassVar[str] = "toy.seldom"
+
+    async def apply(self, ctx: Context, observation: Observation) -> Facts | None:
+        made = await _Toy.apply(self, ctx, observation)
+        await unless_over(ctx, lambda: self._sure(ctx), most_s=240)
+        return made
+
+
 class Needing(Patient):
     """The same for what must be waited for to the end."""
 
@@ -217,4 +228,6 @@ class Bind(_Toy):
     bucket: Annotated[str, ComponentParam("storage")] = "storage"
 
 
-TOYS: dict[str, type[Action]] = {c.name: c for c in (Make, Once, Patient, Needing, Promote, Fence, Check, Place, Bind)}
+TOYS: dict[str, type[Action]] = {
+    c.name: c for c in (Make, Once, Patient, Seldom, Needing, Promote, Fence, Check, Place, Bind)
+}
