@@ -41,7 +41,7 @@ def set_as_superuser(lab: Any, statement: str, back: str) -> Iterator[None]:
     with psycopg.connect(
         host=WEST_PG1, user="postgres", password=password, dbname="venue", autocommit=True
     ) as connection:
-        name = statement.split()[2]
+        name = statement.split()[3]
 
         def now() -> Any:
             return connection.execute(f"SHOW {name}".encode()).fetchone()
