@@ -79,9 +79,22 @@ class Site:
         return self.page.locator("main")
 
     def choose(self, label: str, option: str, within: Any = None) -> None:
-        """An option of a drop-down."""
-        (within or self.page.locator("main")).get_by_role("button", name=f"Select {label}", exact=True).click()
-        self.page.get_by_role("option", name=option, exact=True).click()
+        """An option of a drop-down. A click while the one before still closes only closes that: it is pressed again."""
+        from playwright.sync_api import Error  # noqa: PLC0415 - skipped, not broken, where it is missing
+
+        button = (within or self.page.locator("main")).get_by_role("button", name=f"Select {label}", exact=True)
+        wanted = self.page.get_by_role("option", name=option, exact=True)
+
+        def opened() -> bool:
+            with contextlib.suppress(Error):
+                if not wanted.is_visible():
+                    button.click(timeout=5000)
+                wanted.wait_for(timeout=5000)
+            return bool(wanted.is_visible())
+
+        until(opened, 60)
+        wanted.click()
+        wanted.wait_for(state="hidden")
 
     def state(self) -> Any:
         """The badge of the flow run that is open; it follows the run."""
