@@ -88,6 +88,7 @@ out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 
 FULL = frozenset((errno.ENOSPC, errno.EIO, errno.EPIPE, errno.EDQUOT))
+"""Of an output: it takes no more."""
 UNUSABLE = frozenset((errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT))
 """What people did to a folder or its disk; anything else that goes wrong there is a bug."""
 WINDOW_S = 10.0
@@ -111,17 +112,16 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("relight: interrupted", style="red")
         _leave(130)
-    except OSError as e:
+    except Exception as e:  # noqa: BLE001 - the CLI's border
         told, code = _of_the_machine(e) or (f"a bug: {type(e).__name__}; {_kept(traceback.format_exc())}", 1)
         err.print(f"relight: {told}", style="red", soft_wrap=True)
         _leave(code)
-    except Exception as e:  # noqa: BLE001 - the CLI's border
-        err.print(f"relight: a bug: {type(e).__name__}; {_kept(traceback.format_exc())}", style="red", soft_wrap=True)
-        _leave(1)
 
 
-def _of_the_machine(e: OSError) -> tuple[str, int] | None:
+def _of_the_machine(e: Exception) -> tuple[str, int] | None:
     """What to say of an output that takes no more, or of a state folder that is none, and the exit code."""
+    if not isinstance(e, OSError):
+        return None
     home = places.state_home()
     if e.filename is None and e.errno in FULL:
         what = f"its output, or its state in {home}"

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from flows.cli_intake import JsonOption
 from flows.engine import eventloop, killswitch, leasing, places, safety, system
 from flows.engine import lease as leases
 from flows.engine.journal import of_type, read
@@ -26,7 +27,6 @@ out = Console(highlight=False, markup=False)
 
 
 SystemOption = Annotated[str, typer.Option("--system", "-s", help="Only this system; default: everything.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.command()

@@ -19,6 +19,8 @@ from typing import Any
 
 from patience import until
 
+from flows.intake import alertdrill
+
 RELIGHT = Path(sys.executable).with_name("relight")
 TOKEN = "a-token-of-this-test"
 TRIGGERS = """
@@ -41,6 +43,19 @@ def toy(folder: Path, triggers: str = TRIGGERS) -> Path:
     (folder / "toy" / "wait.yaml").write_text(BOOK)
     (folder / "toy" / "triggers.yaml").write_text(triggers)
     return folder / "toy"
+
+
+@contextlib.contextmanager
+def of_the_lab(env: dict[str, str], log: Path, *more: str) -> Iterator[None]:
+    """A ``relight serve`` where the lab's Alertmanager posts to."""
+    words = [RELIGHT, "serve", "--listen", alertdrill.LISTEN, "-s", "lab", *more]
+    with log.open("wb") as output:
+        serve = subprocess.Popen(words, env=env, stdout=output, stderr=output)
+        try:
+            yield
+        finally:
+            serve.terminate()
+            serve.wait(60)
 
 
 def free_port() -> int:

@@ -10,14 +10,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from patience import until
-
-from flows.intake import alertdrill
+from receiving import of_the_lab
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 RELIGHT = Path(sys.executable).with_name("relight")
@@ -35,18 +33,6 @@ def heard(state: Path) -> list[tuple[str, str, str, str | None]]:
         return db.execute(query).fetchall()
 
 
-@contextlib.contextmanager
-def receiving(env: dict[str, str], log: Path) -> Iterator[None]:
-    words = [RELIGHT, "serve", "--listen", alertdrill.LISTEN, "-s", "lab", "--no-prefect"]
-    with log.open("wb") as output:
-        serve = subprocess.Popen(words, env=env, stdout=output, stderr=output)
-        try:
-            yield
-        finally:
-            serve.terminate()
-            serve.wait(60)
-
-
 def test_an_alert_starts_the_failover_and_resolves(tmp_path: Path) -> None:
     state = tmp_path / "state"
     env = {**os.environ, "RELIGHT_STATE": str(state)}
@@ -56,7 +42,7 @@ def test_an_alert_starts_the_failover_and_resolves(tmp_path: Path) -> None:
         done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=840, check=False)
         assert done.returncode == 0, done.stderr
         if RESOLVED not in heard(state):  # the drill's receiver may go before it comes; Alertmanager says it again
-            with receiving(env, tmp_path / "serve.log"):
+            with of_the_lab(env, tmp_path / "serve.log", "--no-prefect"):
                 until(lambda: RESOLVED in heard(state), 60, "a failback is nobody's wish")
     finally:
         subprocess.run([RELIGHT, "lab", "down"], env=env, capture_output=True, check=False)

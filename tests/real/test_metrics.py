@@ -9,11 +9,11 @@ import os
 import shutil
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 from hanging import hang
 from patience import until
+from receiving import of_the_lab
 
 from flows.engine import places, system
 from tasks.clock import LoopClock
@@ -236,26 +236,13 @@ def _promtool():
     return found
 
 
-@contextlib.contextmanager
-def receiving(lab, log):
-    env = {**os.environ, **lab.env}
-    argv = [Path(os.sys.executable).with_name("relight"), "serve", "--listen", "127.0.3.42:8420", "-s", "lab"]
-    with log.open("wb") as output:
-        serve = subprocess.Popen(argv, env=env, stdout=output, stderr=output)
-        try:
-            yield
-        finally:
-            serve.terminate()
-            serve.wait(60)
-
-
 def test_an_exported_rule_fires_and_comes_back_through_the_receiver(measured, tmp_path):
     rules = measured.home() / "ops" / "prometheus" / "exported.yaml"
     words = ("--for", "0s", "--every", "1s", "--out", str(rules))
     done = measured.relight("rules", "export", "--system", str(other(tmp_path)), *words)
     assert done.code == 0, done.err
     try:
-        with receiving(measured, tmp_path / "serve.log"):
+        with of_the_lab({**os.environ, **measured.env}, tmp_path / "serve.log"):
             os.kill(process(measured, "prometheus"), signal.SIGHUP)
             found = until(lambda: _event(measured, "high-connections"), 60)
     finally:
